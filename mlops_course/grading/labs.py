@@ -6,8 +6,9 @@
 __all__ = ['FORMAT', 'SEED_RANGE', 'BEGIN', 'END', 'ROLES', 'TYPES', 'SETS', 'STRIPPED', 'MAX_SUBMISSION', 'LabError',
            'Parameter', 'read_parameters', 'set_number', 'draw_set', 'public_set', 'Hole', 'make_hole', 'Check',
            'make_check', 'Alternative', 'LabCell', 'Lab', 'lab_from_notebook', 'read_lab', 'code_cell', 'new_lab',
-           'expected_values', 'student_copy', 'NotASubmission', 'Submission', 'read_submission', 'submission_from',
-           'Assembly', 'structure_of', 'assemble', 'NoCourse', 'find_course', 'lab_names', 'find_lab']
+           'small_lab', 'expected_values', 'student_copy', 'NotASubmission', 'Submission', 'read_submission',
+           'submission_from', 'Assembly', 'structure_of', 'assemble', 'NoCourse', 'find_course', 'lab_names',
+           'find_lab']
 
 # %% ../../nbs/grading/00_labs.ipynb #5a3b0cff
 import ast, copy, hashlib, hmac, io, json, os, random, re, textwrap, tokenize
@@ -382,7 +383,7 @@ def read_lab(path) -> Lab:
     if lab.solved and lab.name != path.stem: raise LabError(path, f"calls itself {lab.name!r}; its lab name must be its file name")
     return lab
 
-# %% ../../nbs/grading/00_labs.ipynb #2b23c853
+# %% ../../nbs/grading/00_labs.ipynb #1fd20b96
 def code_cell(source:str, tag:str|None=None, id:str|None=None, **own):
     "A code cell with one tag and, under `mlops_course`, the metadata `own`."
     cell = nbformat.v4.new_code_cell(textwrap.dedent(source).strip(), **({"id": id} if id else {}))
@@ -393,11 +394,26 @@ def code_cell(source:str, tag:str|None=None, id:str|None=None, **own):
 def new_lab(name:str, cells:list, **meta):
     "A notebook in the lab format from `cells` (text becomes a markdown cell)."
     cells = [nbformat.v4.new_markdown_cell(c) if isinstance(c, str) else c for c in cells]
-    for i, cell in enumerate(cells): cell.id = _own(cell).get("check") or _own(cell).get("alternative") or _own(cell).get("hole") or f"cell-{i + 1:02}"
+    for i, cell in enumerate(cells):
+        label = next((f"{k}-{_own(cell)[k]}" for k in ("check", "alternative", "hole") if k in _own(cell)), "cell")
+        cell.id = label if label != "cell" else f"cell-{i + 1:02}"
     nb = nbformat.v4.new_notebook(cells=cells)
     nb.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nb.metadata.mlops_course = {"format": FORMAT, "lab": name, **meta}
     return nb
+
+# %% ../../nbs/grading/00_labs.ipynb #5b3e7ad3
+def small_lab():
+    "A lab of one hole, a public check and a hidden one with a judge: an example, and what the next chapters are tried on."
+    return new_lab("00_double", [
+        "# Doubling", code_cell("seed: int = 3  # of the numbers to double\ncheck_seed: int = 5  # of a hidden check", "parameters"),
+        code_cell("import random\nfrom mlops_course.lab import show\nx = random.Random(seed).random()"),
+        code_cell(f"def double(x):\n    {BEGIN}\n    return 2 * x\n    {END}", hole="double"),
+        code_cell("def double(x): return x + x", "alternative", alternative="by-sum", hole="double"),
+        code_cell("show(double(x))", "check", check="one", points=1, needs=["double"], hint="Twice as much."),
+        code_cell("sent = {'x': random.Random(check_seed).random()}\nsecret = {'y': 2 * sent['x']}", "secret"),
+        code_cell("show(double(sent['x']))", "check", check="secretly", points=2, needs=["double"], hidden=True),
+        code_cell("def judge(got, ref, secret): return (1, 'as it should be') if abs(got - secret['y']) < 1e-9 else (0, 'not doubled')", "judge")])
 
 # %% ../../nbs/grading/00_labs.ipynb #2d58c3bf
 STRIPPED = ("judge", "secret", "alternative", "author")
