@@ -13,22 +13,24 @@ from numbers import Real
 import numpy as np, pandas as pd
 from scipy import stats
 
-# %% ../nbs/09_drift.ipynb #3cc86189
+# %% ../nbs/09_drift.ipynb #73f855d8
+_WATCH = "and watch their share as a column of its own: a jump in missing values is drift too"
+
+def _from_objects(x, name): # such as a column of a CSV file with a stray word in it
+    odd = [v for v in x if not isinstance(v, Real)]
+    if odd: raise ValueError(f"{name}: {len(odd)} of {len(x)} values are not numbers, such as {odd[0]!r}; drop or convert them, {_WATCH}")
+    return x.astype(float)
+
 def _numbers(sample, name):
     "`sample` as a 1-d numeric array of finite values; anything else is a `ValueError` that says what is wrong with `name`."
     hidden = np.ma.count_masked(sample) if np.ma.isMaskedArray(sample) else 0
     x = np.asarray(sample)
     if x.ndim != 1: raise ValueError(f"{name} must have one dimension (one column, one number a row); got shape {x.shape}")
     if not len(x): raise ValueError(f"{name} is empty, so there is nothing to compare; check the query or the time window that it came from")
-    if x.dtype == object:
-        odd = [v for v in x if not isinstance(v, Real)]
-        if odd: raise ValueError(f"{name}: {len(odd)} of {len(x)} values are not numbers, such as {odd[0]!r}; drop or convert them "
-                                 "(pandas.to_numeric), and watch how many there are as a column of its own")
-        x = x.astype(float)
-    if x.dtype.kind not in "biuf": raise ValueError(f"{name} has dtype {x.dtype}, not numbers; for categories use chi2_test")
+    if x.dtype == object: x = _from_objects(x, name)
+    if x.dtype.kind not in "biuf": raise ValueError(f"{name} has dtype {x.dtype}, not numbers; convert it, or if these are categories, use chi2_test")
     bad = len(x) - np.isfinite(x).sum() + hidden
-    if bad: raise ValueError(f"{name}: {bad} of {len(x)} values are NaN, infinite or masked; drop or impute them, and watch their share "
-                             "as a column of its own: a jump in missing values is drift too")
+    if bad: raise ValueError(f"{name}: {bad} of {len(x)} values are NaN, infinite or masked; drop or impute them, {_WATCH}")
     return x.astype(np.int8) if x.dtype == bool else x
 
 # %% ../nbs/09_drift.ipynb #986cc412
@@ -56,7 +58,7 @@ def _ks_pvalue(d, reference, current, method):
     if alike == 0: return 1.0, "asymp"  # one value against one: no evidence; scipy answers NaN here
     return float(np.clip(stats.kstwo.sf(d, alike), 0, 1)), "asymp"
 
-# %% ../nbs/09_drift.ipynb #b5ffbf43
+# %% ../nbs/09_drift.ipynb #10c78e08
 _METHODS = ("auto", "exact", "asymp")
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ class KSResult:
     m: int            # number of current values
     location: float   # the value at which the gap is widest, in the column's own unit
 
+# %% ../nbs/09_drift.ipynb #a8f2da30
 class KSReference:
-    "Reference values, sorted once and kept, to test many current samples against. A test takes O(m log n)."
+    "Reference values, sorted once and kept, to test many current samples against. D takes O(m log n); an exact p-value up to O(n m)."
     def __init__(self, reference): # 1-d finite numbers, shape (n,)
         self.values = np.sort(_numbers(reference, "reference"))
 
@@ -150,7 +153,7 @@ def psi_limit(bins:int, n:int, m:int, alpha:float=0.05) -> float:
     if not 0 < alpha < 1: raise ValueError(f"alpha is a probability between 0 and 1, such as 0.05; got {alpha}")
     return psi_null_mean(bins, n, m) / (bins - 1) * float(stats.chi2.isf(alpha, bins - 1))
 
-# %% ../nbs/09_drift.ipynb #d391e8ad
+# %% ../nbs/09_drift.ipynb #11988bfe
 @dataclass(frozen=True)
 class Chi2Result:
     "χ² test of whether two samples have the same shares of each category."
@@ -163,7 +166,8 @@ class Chi2Result:
 
 def _categories(sample, name):
     "`sample` as a Series of objects without missing values; anything else is a `ValueError` that says what is wrong with `name`."
-    x = np.ma.filled(sample.astype(object), None) if np.ma.isMaskedArray(sample) else np.asarray(sample, dtype=object)
+    x = np.asarray(sample, dtype=object)
+    if np.ma.isMaskedArray(sample): x = np.where(sample.mask, None, x)
     if x.ndim != 1: raise ValueError(f"{name} must have one dimension (one column, one category a row); got shape {x.shape}")
     if not len(x): raise ValueError(f"{name} is empty, so there is nothing to compare; check the query or the time window that it came from")
     x = pd.Series(x, dtype=object)

@@ -173,11 +173,12 @@ def _error_reason(outputs):
     text = f"{error.get('ename', 'Error')}: {error.get('evalue', '')}".replace("\n", " ")
     return text if len(text) < 300 else text[:300] + " …"
 
-# %% ../../nbs/grading/03_judge.ipynb #a3a277da
+# %% ../../nbs/grading/03_judge.ipynb #1800ada3
 class Run:
     "A pytest plugin for one execution of one assembled notebook."
-    def __init__(self, lab, assembly, ref, set_, judge, deadline):
+    def __init__(self, lab, assembly, ref, set_, judge, deadline, on_outcome=None):
         self.lab, self.assembly, self.ref, self.judge, self.deadline = lab, assembly, ref, judge, deadline
+        self.on_outcome = on_outcome or (lambda check, outcome: None)
         self.set_ = {**set_, "values": _with_ports(lab, set_["values"])}
         self.outcomes, self.outputs, self.kernel = {}, {}, None
         self.culprit = None   # the first cell that did not come to its own end
@@ -204,15 +205,19 @@ class Run:
 
     # one cell
 
+    def record(self, check, outcome):
+        self.outcomes[check.id] = outcome
+        self.on_outcome(check, outcome)
+
     def _run_cell(self, item, run):
         meta = item.cell.metadata
         role, check = meta.get("lab_role"), self.lab.check(meta["lab_name"]) if meta.get("lab_role") == "check" else None
         try: self._execute(item, run, check)
         except Stopped as e:
             self._blame(meta, str(e))
-            if check: self.outcomes[check.id] = self._stopped(str(e))
+            if check: self.record(check, self._stopped(str(e)))
         else:
-            if check: self.outcomes[check.id] = self._compare(item, check)
+            if check: self.record(check, self._compare(item, check))
         self.outputs[meta.get("lab_id", "injected")] = list(item.test_outputs or [])
 
     def _execute(self, item, run, check):
@@ -290,7 +295,7 @@ class Run:
         except JudgeFailed as e: raise LabError(self.lab.path, f"the judge cell of check {check.id!r} raises on the solution's own value: {e}") from None
         return Outcome("wrong", reason="the value has a form that cannot be judged", got=got)
 
-# %% ../../nbs/grading/03_judge.ipynb #b4f9eca6
+# %% ../../nbs/grading/03_judge.ipynb #09f51757
 @contextmanager
 def _quiet_environment():
     "pytest without options from the environment, and with its state of the outer run, if any, kept."
@@ -303,10 +308,13 @@ def _quiet_environment():
 _OPTIONS = ["--nbval", "--disable-plugin-autoload", "-p", "nbval.plugin", "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:logging",
             "-p", "no:faulthandler", "-p", "no:unraisableexception", "-p", "no:threadexception", "-p", "no:warnings", "--capture=no", "--noconftest"]
 
-def execute(lab:Lab, assembly, ref:Reference, set_:dict, judge:JudgeKernel, deadline:float) -> Run:
+def execute(lab:Lab, assembly, ref:Reference, set_:dict, judge:JudgeKernel,
+            deadline:float, # by `time.monotonic()`, for the whole run
+            on_outcome=None, # called with each check and its outcome, as it is made
+           ) -> Run:
     "Run an assembled notebook once; the outcomes of its checks are in the `Run`."
     import pytest
-    run = Run(lab, assembly, ref, set_, judge, deadline)
+    run = Run(lab, assembly, ref, set_, judge, deadline, on_outcome)
     folder = Path(tempfile.mkdtemp(prefix="judge-"))
     try:
         (folder / "pytest.ini").write_text("[pytest]\n")
@@ -319,7 +327,8 @@ def execute(lab:Lab, assembly, ref:Reference, set_:dict, judge:JudgeKernel, dead
     finally:
         if run.kernel: run.kernel.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    for check in lab.checks: run.outcomes.setdefault(check.id, run._stopped("not reached"))
+    for check in lab.checks:
+        if check.id not in run.outcomes: run.record(check, run._stopped("not reached"))
     return run
 
 class _Keeper:
@@ -375,11 +384,12 @@ def _culprit_hole(lab, run):
     if role == "check": return lab.own_hole(lab.check(name))
     return None
 
-# %% ../../nbs/grading/03_judge.ipynb #83987108
+# %% ../../nbs/grading/03_judge.ipynb #fefa4ed1
 class Judgement:
     "All runs that one submission needs, and the verdict on each check."
-    def __init__(self, lab, submission, set_, ref):
+    def __init__(self, lab, submission, set_, ref, on_verdict=None):
         self.lab, self.submission, self.set_, self.ref = lab, submission, set_, ref
+        self.on_verdict = on_verdict or (lambda verdict: None)
         self.final, self.filled, self.fill, self.drop = {}, {}, (), ()
         self.deadline = time.monotonic() + lab.limits["total_seconds"]
 
@@ -394,18 +404,19 @@ class Judgement:
     def _round(self):
         "One run; True if another one is worth it."
         assembly = assemble(self.lab, self.submission, self.fill, self.drop)
-        run = execute(self.lab, assembly, self.ref, self.set_, self.judge, self.deadline)
-        if not self.final: self.first, self.states, self.notes = run, assembly.states, assembly.notes
-        for check in self._open(): self._mark(check, run)
-        return self.lab.solved and time.monotonic() < self.deadline and self._prepare_next(run)
+        if not self.final: self.states, self.notes = assembly.states, assembly.notes
+        self.run = execute(self.lab, assembly, self.ref, self.set_, self.judge, self.deadline, self._mark)
+        return self.lab.solved and time.monotonic() < self.deadline and self._prepare_next(self.run)
 
     def _open(self): return [c for c in self.lab.checks if self.lab.own_hole(c) not in self.fill and self.final.get(c.id, Outcome("")).score < 1]
 
-    def _mark(self, check, run):
-        outcome, old = run.outcomes[check.id], self.final.get(check.id)
+    def _mark(self, check, outcome):
+        old = self.final.get(check.id)
+        if self.lab.own_hole(check) in self.fill or (old and old.score == 1): return
         # an error or a cell not reached may have had its cause further up; a wrong value stays wrong unless it gets better
         if old and outcome.score <= old.score and old.status not in ("error", "not reached"): return
-        self.final[check.id], self.filled[check.id] = outcome, tuple(h for h in self.fill)
+        self.final[check.id], self.filled[check.id] = outcome, self.fill
+        self.on_verdict(self._verdict(check))
 
     def _prepare_next(self, run):
         unreached = [c for c in self._open() if self.final[c.id].status == "not reached"]
@@ -421,7 +432,7 @@ class Judgement:
         if role == "extra" and id not in self.drop: self.drop += (id,)
         elif hole and hole not in self.fill:
             for check in self._open():
-                if self.lab.own_hole(check) == hole and self.final[check.id].status == "not reached": self.final[check.id] = run._stopped(how)
+                if self.lab.own_hole(check) == hole and self.final[check.id].status == "not reached": self._mark(check, run._stopped(how))
             self.fill += (hole,)
         else: return False
         return True
@@ -435,8 +446,10 @@ class Judgement:
         return Verdict(check.id, check.title, check.points, round(check.points * outcome.score, 4), status, reason, check.hint, check.hidden, check.kind(0),
                        _readable(outcome.got) if public and not filled else None, _readable(self.ref.values.get(check.id)) if public else None, filled)
 
-def judge_submission(lab:Lab, submission:Submission, set_:dict, ref:Reference) -> Judgement:
-    "Judge one submission under one parameter set. The result's `.verdicts` are in the order of the lab's checks."
-    judgement = Judgement(lab, submission, set_, ref)
+def judge_submission(lab:Lab, submission:Submission, set_:dict, ref:Reference,
+                     on_verdict=None, # called with each `Verdict` as it is made; a later one for the same check replaces it
+                    ) -> Judgement:
+    "Judge one submission under one parameter set. The result's `.verdicts` are in the order of the lab's checks, its `.notes` are sentences."
+    judgement = Judgement(lab, submission, set_, ref, on_verdict)
     judgement.verdicts = judgement.decide()
     return judgement

@@ -115,7 +115,7 @@ _DARK = {"bg": "#12151b", "surface": "#1a1e26", "ink": "#e8ebf0", "soft": "#9fa9
 
 def _theme(palette) -> str: return ":root{" + "".join(f"--{k}:{v};" for k, v in palette.items()) + "}\n"
 
-# %% ../../nbs/grading/04_report.ipynb #ee4ca3e5
+# %% ../../nbs/grading/04_report.ipynb #6763e5fe
 _CSS = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif;
@@ -209,7 +209,7 @@ th button:focus-visible,input:focus-visible,a:focus-visible,summary:focus-visibl
 th button::after{content:" ↕";opacity:.45}
 th[aria-sort=ascending] button::after{content:" ↑";opacity:1}th[aria-sort=descending] button::after{content:" ↓";opacity:1}
 input{font:inherit;font-size:.9rem;color:var(--ink);background:var(--bg);border:1px solid var(--line);border-radius:8px;padding:.35rem .75rem;width:min(16rem,100%)}
-@media(max-width:44rem){
+@media screen and (max-width:44rem){
  .stats{grid-template-columns:1fr 1fr;gap:1.1rem 0}.stats>div:nth-child(3){border:0}
  .checks thead{display:none}.checks tr{display:grid;grid-template-columns:minmax(0,1fr) auto;padding:.5rem 0}
  .checks tbody>tr>*{border:0!important;padding:.1rem 0;width:auto!important}
@@ -219,7 +219,7 @@ input{font:inherit;font-size:.9rem;color:var(--ink);background:var(--bg);border:
 """
 
 _PRINT = """
-@media print{body{font-size:10.5pt;background:#fff}main{max-width:none;padding:0}.panel{border-color:#bbb}.card,.two>*,tr,li{break-inside:avoid}
+@media print{html{font-size:72%}h2,.head{break-after:avoid}.head{display:block}#find{display:none}body{font-size:1rem;background:#fff}main{max-width:none!important;padding:0}.two{grid-template-columns:1fr 1fr}.panel{border-color:#bbb}.card,.two>*,tr,li{break-inside:avoid}
  *{print-color-adjust:exact;-webkit-print-color-adjust:exact}pre,.card>p{max-height:none}input{display:none}th button::after{content:""!important}}
 """
 
