@@ -13,7 +13,7 @@ def alternative(hole, name, source): return code_cell(source.strip(), "alternati
 # A training: the student chooses the model, the judge holds labels that the student's kernel never sees.
 
 def training():
-    "Half the points are for the lookup table too: only new fields tell learning from remembering."
+    "A table of the fields seen passes the public check: only new fields tell learning from remembering."
     return new_lab("s1_training", [
         "# Two crops\n\nWrite `fit(X, y)`. It returns a model with `.predict`, or a function from fields to crops.",
         code_cell("seed: int = 1  # of the fields to learn from\ncheck_seed: int = 2  # of new fields", "parameters"),
@@ -40,12 +40,13 @@ def fit(X, y):
         alternative("fit", "quadratic", '''
 class Quadratic:
     features = staticmethod(lambda X: np.c_[np.ones(len(X)), X, X ** 2])
-    def predict(self, X): return ["no", "yes"] and [int(v > 0.5) for v in self.features(X) @ self.w]
+    def predict(self, X): return [int(v > 0.5) for v in self.features(X) @ self.w]
 def fit(X, y):
     model = Quadratic()
     model.w = np.linalg.lstsq(model.features(X), y, rcond=None)[0]
     return model'''),
-        code_cell("show(np.mean(crops_of(fit(X, y), X) == y) >= 0.9)", "check", check="learnt", points=1, needs=["fit"], kind="bool"),
+        code_cell("show(crops_of(fit(X, y), X))", "check", check="learnt", points=1, needs=["fit"], kind="array"),
+        code_cell('def judge(got): return np.mean(np.array_equal(np.shape(got), y.shape) and np.asarray(got) == y) >= 0.9, "from 90% right on, the point is given"', "judge"),
         code_cell('''
             new_X, new_y = fields(check_seed, 400)
             sent, secret = {"X": new_X}, {"y": new_y}''', "secret"),
@@ -134,7 +135,8 @@ Path("model.json").write_text(json.dumps(dict(kind="ridge", bias=model.intercept
                     w = np.array([*model["weights"], model["bias"]], float)
                 except Exception as e: return 0, f"model.json does not hold a model ({type(e).__name__})"
                 if w.shape != (4,): return 0, "model.json does not hold three weights and a bias"
-                return bool(np.all(np.abs(w - [*truth, 4]) < 0.02)), "the largest weight is off by less than 0.02"''', "judge")])
+                off = np.abs(w - [*truth, 4]).max()
+                return off < 0.02, f"a weight is off by {off:.3f}; up to 0.02 is right"''', "judge")])
 
 # A figure: its pixels are free, its data are not.
 
@@ -196,7 +198,7 @@ def ranks(x):
     return pd.Series(x).rank(method="min").astype(int) - 1'''),
         code_cell("show(ranks(x))", "check", check="right", points=1, needs=["ranks"], kind="array"),
         code_cell('''
-            answer = np.asarray(ranks(numbers(check_seed, 100_000)))
+            answer = np.asarray(ranks(numbers(check_seed, 60_000)))
             show(answer[::100])
             show(answer.sum())''', "check", check="fast", points=2, needs=["ranks"], kind=["array", "int"], hidden=True),
         code_cell('''

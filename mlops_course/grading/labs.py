@@ -402,7 +402,7 @@ def new_lab(name:str, cells:list, **meta):
     nb.metadata.mlops_course = {"format": FORMAT, "lab": name, **meta}
     return nb
 
-# %% ../../nbs/grading/00_labs.ipynb #5b3e7ad3
+# %% ../../nbs/grading/00_labs.ipynb #71e5cc11
 def small_lab():
     "A lab of one hole, a public check and a hidden one with a judge: an example, and what the next chapters are tried on."
     return new_lab("00_double", [
@@ -413,7 +413,7 @@ def small_lab():
         code_cell("show(double(x))", "check", check="one", points=1, needs=["double"], hint="Twice as much."),
         code_cell("sent = {'x': random.Random(check_seed).random()}\nsecret = {'y': 2 * sent['x']}", "secret"),
         code_cell("show(double(sent['x']))", "check", check="secretly", points=2, needs=["double"], hidden=True),
-        code_cell("def judge(got, ref, secret): return (1, 'as it should be') if abs(got - secret['y']) < 1e-9 else (0, 'not doubled')", "judge")])
+        code_cell("def judge(got, ref, secret): return (1, 'as it should be') if abs(got - secret['y']) < 1e-6 else (0, 'not doubled')", "judge")])
 
 # %% ../../nbs/grading/00_labs.ipynb #2d58c3bf
 STRIPPED = ("judge", "secret", "alternative", "author")
