@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['REASONS', 'Reference', 'reference_notebook', 'reference', 'public_reference', 'JudgeFailed', 'JudgeKernel', 'Outcome',
-           'Stopped', 'Run', 'execute', 'Verdict', 'Judgement', 'judge_submission']
+           'Stopped', 'Run', 'execute', 'Verdict', 'Judgement', 'judge_submission', 'public_lab', 'check_notebook']
 
-# %% ../../nbs/grading/03_judge.ipynb #2717b0b6
+# %% ../../nbs/grading/03_judge.ipynb #65b8e551
 import json, os, shutil, tempfile, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ import nbformat
 
 from ..core import free_port
 from . import kernels
-from .labs import Lab, LabCell, LabError, Submission, assemble, expected_values, public_set
+from .labs import Lab, LabCell, LabError, Submission, assemble, check_body, lab_from_notebook, public_set, read_submission
 from .plugin import mismatch, shown
 from ..lab import MIME, BadValue, WrongKind, as_kind, decode, encode, readable
 
@@ -384,13 +384,13 @@ def _culprit_hole(lab, run):
     if role == "check": return lab.own_hole(lab.check(name))
     return None
 
-# %% ../../nbs/grading/03_judge.ipynb #fefa4ed1
+# %% ../../nbs/grading/03_judge.ipynb #2658c43a
 class Judgement:
     "All runs that one submission needs, and the verdict on each check."
     def __init__(self, lab, submission, set_, ref, on_verdict=None):
         self.lab, self.submission, self.set_, self.ref = lab, submission, set_, ref
         self.on_verdict = on_verdict or (lambda verdict: None)
-        self.final, self.filled, self.fill, self.drop = {}, {}, (), ()
+        self.final, self.filled, self.fill, self.drop, self.outputs = {}, {}, (), (), {}
         self.deadline = time.monotonic() + lab.limits["total_seconds"]
 
     def decide(self):
@@ -406,6 +406,7 @@ class Judgement:
         assembly = assemble(self.lab, self.submission, self.fill, self.drop)
         if not self.final: self.states, self.notes = assembly.states, assembly.notes
         self.run = execute(self.lab, assembly, self.ref, self.set_, self.judge, self.deadline, self._mark)
+        if not self.outputs: self.outputs = self.run.outputs  # of the first run: all of it the student's
         return self.lab.solved and time.monotonic() < self.deadline and self._prepare_next(self.run)
 
     def _open(self): return [c for c in self.lab.checks if self.lab.own_hole(c) not in self.fill and self.final.get(c.id, Outcome("")).score < 1]
@@ -452,4 +453,37 @@ def judge_submission(lab:Lab, submission:Submission, set_:dict, ref:Reference,
     "Judge one submission under one parameter set. The result's `.verdicts` are in the order of the lab's checks, its `.notes` are sentences."
     judgement = Judgement(lab, submission, set_, ref, on_verdict)
     judgement.verdicts = judgement.decide()
+    return judgement
+
+# %% ../../nbs/grading/03_judge.ipynb #967aec9d
+def public_lab(lab:Lab) -> Lab:
+    "`lab` without its hidden checks."
+    hidden = {c.id for c in lab.checks if c.hidden}
+    return replace(lab, checks=tuple(c for c in lab.checks if not c.hidden),
+                   cells=tuple(c for c in lab.cells if not (c.role == "check" and c.name in hidden) and c.role != "secret"))
+
+def _student_lab(nb, path):
+    "The lab that a student's copy describes; of doubled cells the first counts."
+    seen, kept = set(), []
+    for cell in nb.cells:
+        own = cell.metadata.get("mlops_course", {})
+        key = next(((k, own[k]) for k in ("check", "hole") if k in own), None)
+        if key is None or key not in seen: kept.append(cell)
+        seen.add(key)
+        if "check" in own: cell.source = check_body(cell.source)
+    nb.cells = kept
+    return lab_from_notebook(nb, path)
+
+def check_notebook(path, # of a student's notebook
+                   solved:Lab|None=None, # the lab with its solution, where it is at hand
+                   on_verdict=None) -> Judgement:
+    "Judge a student's own notebook under the public parameters. Raises `NotASubmission` or `LabError`."
+    submission = read_submission(path)
+    lab = public_lab(solved) if solved else _student_lab(nbformat.read(path, as_version=4), path)
+    ref = reference(lab, public_set(lab)) if solved else public_reference(lab)
+    # without a solution there is no judge cell to run: those checks stay open
+    judged = {c.id for c in lab.checks if c.judged and not c.judge}
+    lab = replace(lab, checks=tuple(c for c in lab.checks if c.id not in judged), cells=tuple(c for c in lab.cells if not (c.role == "check" and c.name in judged)))
+    judgement = judge_submission(lab, submission, public_set(lab), ref, on_verdict)
+    judgement.left_to_judge = tuple(sorted(judged))
     return judgement

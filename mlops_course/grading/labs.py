@@ -6,9 +6,9 @@
 __all__ = ['FORMAT', 'SEED_RANGE', 'BEGIN', 'END', 'ROLES', 'TYPES', 'SETS', 'STRIPPED', 'MAX_SUBMISSION', 'LabError',
            'Parameter', 'read_parameters', 'set_number', 'draw_set', 'public_set', 'Hole', 'make_hole', 'Check',
            'make_check', 'Alternative', 'LabCell', 'Lab', 'lab_from_notebook', 'read_lab', 'code_cell', 'new_lab',
-           'small_lab', 'expected_values', 'student_copy', 'NotASubmission', 'Submission', 'read_submission',
-           'submission_from', 'Assembly', 'structure_of', 'assemble', 'NoCourse', 'find_course', 'lab_names',
-           'find_lab']
+           'small_lab', 'check_body', 'expected_values', 'student_copy', 'NotASubmission', 'Submission',
+           'read_submission', 'submission_from', 'Assembly', 'structure_of', 'assemble', 'NoCourse', 'find_course',
+           'lab_names', 'find_lab']
 
 # %% ../../nbs/grading/00_labs.ipynb #5a3b0cff
 import ast, copy, hashlib, hmac, io, json, os, random, re, textwrap, tokenize
@@ -415,13 +415,17 @@ def small_lab():
         code_cell("show(double(sent['x']))", "check", check="secretly", points=2, needs=["double"], hidden=True),
         code_cell("def judge(got, ref, secret): return (1, 'as it should be') if abs(got - secret['y']) < 1e-6 else (0, 'not doubled')", "judge")])
 
-# %% ../../nbs/grading/00_labs.ipynb #2d58c3bf
+# %% ../../nbs/grading/00_labs.ipynb #714b8f1b
 STRIPPED = ("judge", "secret", "alternative", "author")
 
 def _check_source(check, source):
     points = f"{check.points:g} point{'s' * (check.points != 1)}"
     title = f": {check.title}" if check.title else ""
     return f"# Check {check.id}{title} ({points})\n{source}\ncheck(\"{check.id}\")"
+
+def check_body(source:str) -> str:
+    "The source of a check in a student's copy without the line that compares."
+    return "\n".join(line for line in source.split("\n") if not re.fullmatch(r'check\("[\w.-]+"\)', line.strip()))
 
 def _check_meta(check, meta):
     return {**{k: v for k, v in meta.items() if k in _CHECK_KEYS}, **({"judged": True} if check.judged else {})}
