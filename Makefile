@@ -1,0 +1,72 @@
+# Every target sets up what it needs, once, in .venv. Needs Python 3.11 or newer; uses uv when it is there, else pip.
+SHELL  := /bin/bash
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    := $(BIN)/python -m
+UV     := $(shell command -v uv 2>/dev/null)
+PIP    := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(RUN) pip install --quiet --disable-pip-version-check)
+MAKE_VENV := $(if $(UV),$(UV) venv --quiet --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
+JOBS   ?= 2
+DEMO   := demo
+
+.DEFAULT_GOAL := help
+.PHONY: help lab grade test verify export readme derive clean
+
+help:  ## Say what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+# --- environments -----------------------------------------------------------------------------------------------------------
+# One environment, grown as needed. A stamp says that an extra is installed; it goes stale when what it was made from changes.
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "Python 3.11 or newer is needed; '$(PYTHON)' is not. Name yours:  make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(MAKE_VENV) || { echo "Could not make $(VENV). On Debian and Ubuntu:  apt install python3-venv"; exit 1; }
+
+$(VENV)/%.stamp: settings.ini setup.py constraints.txt | $(BIN)/python
+	@echo "Installing what '$*' needs into $(VENV) (once) ..."
+	@$(PIP) -c constraints.txt -e '.[$*]' || { echo "Installing failed. Look at the message above; check the network, then run 'make' again. To start afresh:  make clean"; exit 1; }
+	@touch $@
+
+# the development environment holds everything that grading and labs need
+GRADE := $(if $(wildcard $(VENV)/dev.stamp),$(VENV)/dev.stamp,$(VENV)/grade.stamp)
+LAB   := $(if $(wildcard $(VENV)/dev.stamp),$(VENV)/dev.stamp,$(VENV)/lab.stamp)
+DEV   := $(VENV)/dev.stamp
+
+# --- for users --------------------------------------------------------------------------------------------------------------
+
+lab: $(LAB)  ## Open JupyterLab on the labs
+	$(BIN)/jupyter lab labs
+
+grade: $(GRADE)  ## Grade a demo class of 24 and write its report
+	@$(BIN)/mlops-course demo-class $(DEMO)/class
+	@$(BIN)/mlops-course grade $(DEMO)/class --lab 09_drift --out $(DEMO)/graded; code=$$?; \
+	 if [ $$code -eq 3 ]; then echo "(The refused ones are meant to be refused: the demo class holds a file that is no notebook, and an empty one.)"; \
+	 elif [ $$code -ne 0 ]; then exit $$code; fi
+	@echo "Open $(DEMO)/graded/report/index.html"
+
+test: $(DEV)  ## Check everything: export, notebooks, labs, tests
+	@echo "== the package is what the notebooks export";      $(RUN) pytest -q -p no:cacheprovider tests/test_project.py
+	@echo "== every chapter runs";                            $(BIN)/nbdev-test --n-workers $(JOBS)
+	@echo "== the students' copies are up to date";           $(BIN)/mlops-course derive --check
+	@echo "== the solutions show what they stored (nbval)";   $(RUN) pytest -q -p no:cacheprovider --nbval solutions
+	@echo "== labs hold (short; 'make verify' for all)";      $(BIN)/mlops-course verify --seeds 3 --mutants 10 --jobs $(JOBS)
+	@echo "== tests";                                         $(RUN) pytest -q -p no:cacheprovider tests --ignore tests/test_project.py
+
+# --- for authors ------------------------------------------------------------------------------------------------------------
+
+verify: $(DEV)  ## Prove every lab under 20 seeds and 60 mutants
+	$(BIN)/mlops-course verify --jobs $(JOBS)
+
+export: $(DEV)  ## Write the package, the README and the students' copies from the notebooks
+	$(BIN)/nbdev-clean && $(BIN)/nbdev-export
+	@$(MAKE) --no-print-directory readme derive
+
+readme: $(DEV)
+	@$(BIN)/jupyter nbconvert --log-level WARN --to markdown nbs/index.ipynb --output-dir . --output README
+
+derive: $(DEV)
+	$(BIN)/mlops-course derive
+
+clean:  ## Remove the environment and the demo class
+	rm -rf $(VENV) $(DEMO) build *.egg-info
