@@ -95,7 +95,7 @@ def decode(data):
     except BadValue: raise
     except Exception as e: raise BadValue(f"not a value that show() writes ({type(e).__name__})") from None
 
-# %% ../nbs/lab.ipynb #2aa91273
+# %% ../nbs/lab.ipynb #b0e4b25a
 class WrongKind(ValueError):
     "A value that cannot be read as the kind that a check wants."
 
@@ -129,7 +129,7 @@ def _to_int(v):
 
 def _to_bool(v):
     v = _scalar(v)
-    if v in (0, 1) and isinstance(v, (bool, int, float)): return bool(v)
+    if isinstance(v, (bool, int, float)) and v in (0, 1): return bool(v)
     raise WrongKind(f"true or false is wanted, this is {describe(v)}")
 
 def _to_text(v):
@@ -137,7 +137,7 @@ def _to_text(v):
     if not isinstance(v, str): raise WrongKind(f"text is wanted, this is {describe(v)}")
     return "\n".join(line.rstrip() for line in v.strip().splitlines())
 
-# %% ../nbs/lab.ipynb #de357b46
+# %% ../nbs/lab.ipynb #e24d5249
 def _to_array(v):
     import numpy as np
     if isinstance(v, (set, dict, str)) or v is None: raise WrongKind(f"an array is wanted, this is {describe(v)}")
@@ -163,13 +163,16 @@ def _to_set(v):
 
 _TO = {"float": _to_float, "int": _to_int, "bool": _to_bool, "text": _to_text, "array": _to_array, "frame": _to_frame, "set": _to_set}
 KINDS = tuple(_TO)
+_WANTED = {"float": "a number", "int": "a whole number", "bool": "true or false", "text": "text", "array": "an array", "frame": "a table", "set": "a set"}
 
 def as_kind(value, # a decoded value
             kind:str): # one of `KINDS`
     "`value` as a float, int, bool, text, array, frame or set. Raises `WrongKind` with a reason that holds no content of the value."
-    return _TO[kind](value)
+    try: return _TO[kind](value)
+    except WrongKind: raise
+    except Exception: raise WrongKind(f"{_WANTED[kind]} is wanted, this cannot be read as one") from None  # whatever numpy or pandas made of it
 
-# %% ../nbs/lab.ipynb #643d1055
+# %% ../nbs/lab.ipynb #8b4ab738
 def _close(a, b, rtol, atol):
     import numpy as np
     with np.errstate(all="ignore"):
@@ -201,7 +204,10 @@ def compare(yours, expected, # decoded values
     "Whether two values are equal as `kind`, within tolerance for the kinds that hold numbers."
     try: a = as_kind(yours, kind)
     except WrongKind as e: return str(e)
-    b = as_kind(expected, kind)
+    try: return _compare(a, as_kind(expected, kind), kind, rtol, atol)
+    except Exception: return "the value cannot be compared with the expected one"
+
+def _compare(a, b, kind, rtol, atol):
     if kind == "float":
         if math.isnan(a) != math.isnan(b): return "this is not a number (NaN)" if math.isnan(a) else "the value differs"
         return None if _close(a, b, rtol, atol) else "the value differs"

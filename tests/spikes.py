@@ -198,13 +198,13 @@ def ranks(x):
     return pd.Series(x).rank(method="min").astype(int) - 1'''),
         code_cell("show(ranks(x))", "check", check="right", points=1, needs=["ranks"], kind="array"),
         code_cell('''
-            answer = np.asarray(ranks(numbers(check_seed, 60_000)))
+            answer = np.asarray(ranks(numbers(check_seed, 50_000)))
             show(answer[::100])
             show(answer.sum())''', "check", check="fast", points=2, needs=["ranks"], kind=["array", "int"], hidden=True),
         code_cell('''
             def judge(got, ref, cpu, ref_cpu):
                 if not (np.array_equal(got[0], ref[0]) and got[1] == ref[1]): return 0, "the ranks of a long array are wrong"
-                times = cpu / max(ref_cpu, 0.05)  # the clock ticks every 0.01 s, so short times are not told apart
+                times = cpu / max(ref_cpu, 0.025)  # the clock ticks every 0.01 s, so short times are not told apart
                 return 1 if times <= 5 else 0.5 if times <= 20 else 0, f"{times:.0f} times the CPU time of ours; up to 5 is full, up to 20 half"''', "judge")])
 
 SPIKES = (training, server, file, figure, speed)

@@ -66,9 +66,8 @@ def test_copy_tells_nothing(spike):
     assert {c.role for c in own} >= {"alternative"} and (hidden or any(c.role == "judge" for c in own))
     text = "\n".join(c.source for c in nb.cells)
     known = {line.strip() for c in lab.cells if c.role == "given" or (c.role == "check" and c.name not in hidden) for line in c.source.splitlines()}
-    stub = {line.strip() for h in lab.holes.values() for line in h.stub.splitlines()}
     lines = {line.strip() for c in own for line in c.source.splitlines()} | {line.strip() for h in lab.holes.values() for line in h.solution.splitlines()}
-    for line in lines - known - stub: assert line not in text, line
+    for line in lines - known: assert line not in text, line
     assert not {id for id in hidden if f'"{id}"' in nbformat.writes(nb)}
 
 # Wrong, lazy and lying ones: (lab, name, answer, what each check is worth, what the reason of the last check says)
@@ -82,7 +81,6 @@ def fit(X, y):
     seen = {tuple(x): label for x, label in zip(X, y)}
     return lambda X: [seen.get(tuple(x), 0) for x in X]''')
 wrong(training, "one column", {"learnt": 0, "new-fields": (0.1, 0.9)}, "are right", "def fit(X, y): return lambda X: np.abs(X[:, 0]) > 1")
-wrong(training, "labels of the fields to learn from", {"learnt": 1, "new-fields": 0}, "300 predictions for 400", "def fit(X, y): return lambda _: y")
 
 wrong(server, "no server", {"answers": 0}, "ConnectionRefusedError", "def serve(port): pass")
 wrong(server, "silent", {"answers": 0}, "Timeout", '''
@@ -92,7 +90,6 @@ def serve(port):
     listening = socket.create_server(("127.0.0.1", port))''')
 SERVER = lab_of(server).holes["serve"].solution
 wrong(server, "constant", {"answers": 0}, "0 of 20", SERVER.replace("predict(x)", "predict([1, 1, 1])"))
-wrong(server, "weights of another seed", {"answers": 0}, "0 of 20", SERVER.replace("predict(x)", "float(np.dot([0.346, 0.822, 0.33], x))"))
 
 wrong(file, "no file", {"saved": 0}, "no file", "w = 0")
 wrong(file, "empty", {"saved": 0}, "does not hold a model", "open('model.json', 'w').close()")
@@ -106,7 +103,6 @@ wrong(figure, "raw data", {"drawn": 0, "others": 0}, "shape", "def draw(rates):\
 wrong(figure, "always the same data", {"drawn": 1, "others": 0}, "value 2: .* differ", FIGURE.replace("rates, np.ones", "globals()['rates'], np.ones"))
 wrong(figure, "one day early", {"drawn": 0, "others": 0}, "value 1", FIGURE.replace("6, len(rates)", "5, len(rates) - 1"))
 wrong(figure, "no labels", {"drawn": 0, "others": 0}, "value 3", FIGURE.replace("ax.set", "dict"))
-wrong(figure, "nothing drawn", {"drawn": 0, "others": 0}, "value 1", "def draw(rates): return plt.gca()")
 
 wrong(speed, "slow", {"right": 1, "fast": 0}, "times the CPU time", "def ranks(x): return np.array([(x < v).sum() for v in x])")
 wrong(speed, "slow in another process", {"right": 1, "fast": 0}, "times the CPU time", '''
@@ -159,9 +155,9 @@ def test_steps_of_speed():
     finally: judge.stop()
     assert scores == [1, 1, 0.5, 0.5, 0]
 
-# What the judge cannot do yet. Each of these turns red when it can: then its mark goes.
+# What once earned points, or stopped the grading.
 
-def gap(spike, name, reason, worth, answer): return pytest.param(spike, answer, worth, id=f"{spike.__name__}-{name}", marks=pytest.mark.xfail(strict=True, reason=reason))
+def trick(spike, name, worth, answer): return pytest.param(spike, answer, worth, id=f"{spike.__name__}-{name}")
 
 SLOW = "def slow(x): return np.array([(x < v).sum() for v in x])"
 
@@ -178,17 +174,17 @@ def patient():
     nb.metadata.mlops_course.limits = {"cell_seconds": 1}
     return nb
 
-GAPS = [
-    gap(training, "draws the truth", "check_seed reaches the student's kernel although a secret cell drew from it", {"learnt": 1, "new-fields": 0},
+TRICKS = [
+    trick(training, "draws the truth", {"learnt": 1, "new-fields": 0},
         "def fit(X, y): return lambda new: y if len(new) == len(y) else fields(check_seed, len(new))[1]"),
-    gap(speed, "works before the clock starts", "CPU time is read after the hidden seed is set, so a hook can use the seed unmeasured", {"right": 1, "fast": 0}, SLOW + """
+    trick(speed, "works before the clock starts", {"right": 1, "fast": 0}, SLOW + """
 known = {}
 def ranks(x): return known[check_seed] if len(x) > 1000 else slow(x)
 def early(*_):
     seed = globals().get("check_seed")
-    if seed is not None and seed not in known: known[seed] = slow(numbers(seed, 60_000))
+    if seed is not None and seed not in known: known[seed] = slow(numbers(seed, 50_000))
 get_ipython().events.register("post_run_cell", early)"""),
-    gap(speed, "works in a daemon", "a process that left the kernel's tree is not counted", {"right": 1, "fast": 0}, SLOW + """
+    trick(speed, "works in a daemon", {"right": 1, "fast": 0}, SLOW + """
 import os, subprocess, sys, time
 def ranks(x):
     if len(x) < 1000: return slow(x)
@@ -197,8 +193,9 @@ def ranks(x):
     subprocess.run([sys.executable, "-c", code])
     while not os.path.exists("ranks.npy"): time.sleep(0.05)
     return np.load("ranks.npy")"""),
-    gap(unguarded, "malformed", "a student's file on which the judge raises is called the author's error", {"saved": 0}, "open('model.json', 'w').write('{')"),
-    gap(patient, "drips", "a judge kept waiting by the student's server stops the grading", {"answers": 0}, """
+    trick(unguarded, "malformed", {"saved": 0}, "open('model.json', 'w').write('{')"),
+    trick(training, "says to skip it", {"learnt": 0, "new-fields": 0}, "# NBVAL_SKIP\nraise ValueError"),
+    trick(patient, "drips", {"answers": 0}, """
 import socket, threading, time
 def drip(listening):
     connection, _ = listening.accept()
@@ -209,5 +206,5 @@ def drip(listening):
 def serve(port): threading.Thread(target=drip, args=[socket.create_server(("127.0.0.1", port))], daemon=True).start()"""),
 ]
 
-@pytest.mark.parametrize("spike, answer, worth", GAPS)
-def test_gap(spike, answer, worth): assert earned(verdicts(spike, answer)) == worth
+@pytest.mark.parametrize("spike, answer, worth", TRICKS)
+def test_trick(spike, answer, worth): assert earned(verdicts(spike, answer)) == worth

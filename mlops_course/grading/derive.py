@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS_OF_NOTEBOOK', 'solution_path', 'student_path', 'derive', 'derive_check', 'strays', 'StaleLab', 'release']
 
-# %% ../../nbs/grading/07_derive.ipynb #948dfc59
+# %% ../../nbs/grading/07_derive.ipynb #9ab7b400
 import ast, json, os, shutil, tempfile, zipfile
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import nbformat
 
 from .judge import reference
 from .labs import BEGIN, LabError, _own, _role, _value_output, find_course, lab_names, public_set, read_lab, student_copy
-from .plugin import mismatch, shown
+from .plugin import mismatch, shown, wrong_form
 
 # %% ../../nbs/grading/07_derive.ipynb #1080b728
 KINDS_OF_NOTEBOOK = ("labs", "exercises")
@@ -53,15 +53,18 @@ def derive(course, name:str, kind:str="labs") -> list: # of paths that changed
     written = [(nb, solution_path(course, name, kind)), (student, student_path(course, name, kind))]
     return [path for new, path in written if _write(new, path)]
 
-# %% ../../nbs/grading/07_derive.ipynb #ff8ef109
+# %% ../../nbs/grading/07_derive.ipynb #88f5f298
+def _differs(check, stored, fresh):
+    "Why stored values of a check are not what the solution gives now, or None."
+    return wrong_form(stored, fresh, check.kind) if check.judged else mismatch(stored, fresh, check.kind, check.rtol, check.atol)
+
 def _stored_values(lab, nb, fresh, path):
     "Complaints about stored outputs of checks that are not what the solution gives."
     for number, (cell, new) in enumerate(zip(nb.cells, fresh.cells), 1):
         id = _own(cell).get("check")
         if not id: continue
         check = lab.check(id)
-        wide = (float("inf"),) * 2 if check.judged else (check.rtol, check.atol)
-        if reason := mismatch(shown(cell.get("outputs", [])), shown(new.outputs), check.kind, *wide):
+        if reason := _differs(check, shown(cell.get("outputs", [])), shown(new.outputs)):
             yield str(LabError(path, f"the stored value of check {id!r} is not what the solution gives ({reason}); run  mlops-course derive", cell, number))
 
 def _expected_of(cell):
@@ -74,8 +77,7 @@ def _same_expected(lab, cell, new):
     if a is None or a.keys() != b.keys() or a["parameters"] != b["parameters"] or a["checks"].keys() != b["checks"].keys(): return False
     rest = lambda data: {id: {k: v for k, v in rule.items() if k != "values"} for id, rule in data["checks"].items()}
     if rest(a) != rest(b): return False
-    wide = lambda c: (float("inf"),) * 2 if c.judged else (c.rtol, c.atol)
-    return all(mismatch(a["checks"][id]["values"], b["checks"][id]["values"], lab.check(id).kind, *wide(lab.check(id))) is None for id in a["checks"])
+    return not any(_differs(lab.check(id), a["checks"][id]["values"], b["checks"][id]["values"]) for id in a["checks"])
 
 def _stale_cells(lab, nb, fresh, path):
     "Complaints about cells of a student's copy that are not what `derive` would write."

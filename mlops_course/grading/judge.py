@@ -6,8 +6,8 @@
 __all__ = ['REASONS', 'Reference', 'reference_notebook', 'reference', 'public_reference', 'JudgeFailed', 'JudgeKernel', 'Outcome',
            'Stopped', 'Run', 'execute', 'Verdict', 'Judgement', 'judge_submission', 'public_lab', 'check_notebook']
 
-# %% ../../nbs/grading/03_judge.ipynb #65b8e551
-import json, os, shutil, tempfile, time
+# %% ../../nbs/grading/03_judge.ipynb #db24ebf2
+import builtins, json, os, shutil, tempfile, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,8 +17,8 @@ import nbformat
 from ..core import free_port
 from . import kernels
 from .labs import Lab, LabCell, LabError, Submission, assemble, check_body, lab_from_notebook, public_set, read_submission
-from .plugin import mismatch, shown
-from ..lab import MIME, BadValue, WrongKind, as_kind, decode, encode, readable
+from .plugin import mismatch, shown, wrong_form
+from ..lab import as_kind, decode, encode, readable
 
 # %% ../../nbs/grading/03_judge.ipynb #e2110e7e
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def public_reference(lab:Lab) -> Reference:
     except Exception: raise LabError(lab.path, "the cell with the expected values was changed; take a fresh copy of the lab") from None
     return Reference({id: rule["values"] for id, rule in json.loads(text)["checks"].items()})
 
-# %% ../../nbs/grading/03_judge.ipynb #8961baea
+# %% ../../nbs/grading/03_judge.ipynb #bfb40992
 _CALL = '''
 def _judge_call(_text, _files):
     import inspect, pathlib
@@ -117,9 +117,10 @@ class JudgeFailed(Exception):
 class JudgeKernel:
     "A fresh kernel with the solution and no student code, in which judge cells run. Starts when it is first needed."
     def __init__(self, lab, set_):
-        self.lab, self.set_, self.kernel, self.cpu = lab, set_, None, {}
+        self.lab, self.set_, self.kernel = lab, set_, None
 
     def _start(self):
+        self.cpu = {}
         self.kernel = kernels.start(self.lab.kernel, self.lab.limits)
         nb = reference_notebook(self.lab, self.set_)
         self.values = _with_ports(self.lab, self.set_["values"])
@@ -132,26 +133,36 @@ class JudgeKernel:
         if self.kernel is None: self._start()
         while id not in self.cpu:
             cell = self.cells.pop(0)
-            before = self.kernel.cpu()
-            self.kernel.run(cell.source, self.lab.limits["cell_seconds"])
-            if cell.metadata.lab_role == "check": self.cpu[cell.metadata.lab_name] = self.kernel.cpu() - before
+            check = self.lab.check(cell.metadata.lab_name) if cell.metadata.lab_role == "check" else None
+            before = self.kernel.cpu() if check and check.judge else 0.0
+            if not (check and check.port): self.kernel.run(cell.source, self.lab.limits["cell_seconds"])
+            if check: self.cpu[check.id] = self.kernel.cpu() - before if check.judge else 0.0
 
     def score(self, check, given:dict, files:dict):
         "Call the judge of `check`; returns (score from 0 to 1, reason). Raises `JudgeFailed`."
+        try: result = self._call(check, given, files)
+        except (TimeoutError, kernels.KernelDied) as e:
+            self.stop()  # later checks get a fresh kernel
+            raise JudgeFailed(f"the judge came to no end ({type(e).__name__})") from None
+        score, reason = decode(result)
+        score = min(max(score, 0.0), 1.0) if score == score else 0.0
+        return score, reason or ("" if score == 1 else f"judged at {score:.0%}")
+
+    def _call(self, check, given, files):
         self._run_up_to(check.id)
-        given = {"ref_cpu": self.cpu[check.id], "params": self.values, **given}
+        ref_cpu = self.cpu[check.id]
+        given = {"params": self.values, "ref_cpu": ref_cpu, "times": max(given.get("cpu", 0.0), 0.02) / max(ref_cpu, 0.02), **given}
         text = json.dumps({k: v if k in ("got", "ref", "secret") else encode(v) for k, v in given.items()})
-        outputs = self.kernel.run(check.judge + _CALL.format(text=text, files={k: str(v) if v else "" for k, v in files.items()}), 2 * self.lab.limits["cell_seconds"])
-        if not (result := shown(outputs)):
-            error = next((f"{o['ename']}: {o['evalue']}" for o in outputs if o["msg_type"] == "error"), "no score came back")
-            raise JudgeFailed(error)
-        score, reason = decode(result[-1])
-        return min(max(score, 0.0), 1.0) if score == score else 0.0, reason
+        source = check.judge + _CALL.format(text=text, files={k: str(v) if v else "" for k, v in files.items()})
+        outputs = self.kernel.run(source, 2 * self.lab.limits["cell_seconds"])
+        if result := shown(outputs): return result[-1]
+        raise JudgeFailed(next((f"{o['ename']}: {o['evalue']}" for o in outputs if o["msg_type"] == "error"), "no score came back"))
 
     def stop(self):
         if self.kernel: self.kernel.stop()
+        self.kernel = None
 
-# %% ../../nbs/grading/03_judge.ipynb #0644e59e
+# %% ../../nbs/grading/03_judge.ipynb #88c87a5c
 @dataclass(frozen=True)
 class Outcome:
     "What one check came to in one run."
@@ -166,14 +177,16 @@ REASONS = {"timeout": "stopped after {cell_seconds:g} s: the code did not come t
 class Stopped(Exception):
     "A cell did not come to its own end; `args[0]` says how."
 
-def _error_reason(outputs):
-    "The exception that a cell raised, without its traceback: that names files of this machine."
+def _error_reason(outputs, hidden):
+    """The exception that a cell raised, without its traceback: that names files of this machine. Of a hidden check no more than a built-in
+    exception's name: the message, and even the name of a class, are the student's to write, and could carry the hidden inputs out."""
     error = next((o for o in reversed(outputs) if o.get("output_type") == "error"), None)
     if error is None: return "raised an exception"
+    if hidden: return f"raised {error['ename']}" if isinstance(getattr(builtins, str(error.get("ename")), None), type) else "raised an exception"
     text = f"{error.get('ename', 'Error')}: {error.get('evalue', '')}".replace("\n", " ")
     return text if len(text) < 300 else text[:300] + " …"
 
-# %% ../../nbs/grading/03_judge.ipynb #1800ada3
+# %% ../../nbs/grading/03_judge.ipynb #3834b85c
 class Run:
     "A pytest plugin for one execution of one assembled notebook."
     def __init__(self, lab, assembly, ref, set_, judge, deadline, on_outcome=None):
@@ -198,6 +211,7 @@ class Run:
             item.setup = lambda: None              # nbval marks what follows a time-out as expected to fail; here it goes on
             item.runtest = lambda item=item, run=item.runtest: self._run_cell(item, run)
             item.compare_outputs = lambda test, ref, skip_compare=None: True
+            item.options = {"check": True, "skip": False, "check_exception": False}  # comments such as NBVAL_SKIP are a student's, not ours
 
     def _set_up(self, file):
         file.kernel = self.kernel = kernels.start(self.lab.kernel, self.lab.limits)
@@ -227,8 +241,9 @@ class Run:
         left = self.deadline - time.monotonic()
         if left <= 0: raise Stopped("not reached")
         item.config.option.nbval_cell_timeout = min(self.lab.limits["cell_seconds"], left)
+        self.kernel.watch = bool(check and check.judge)
+        item.cpu = self.kernel.cpu() if self.kernel.watch else 0.0  # before the hidden seed is there to work with
         if check: self._prepare(check)
-        item.cpu = self.kernel.cpu() if check and check.judge else 0.0
         try: run()
         except kernels.KernelDied: raise Stopped("died") from None
         except Exception: pass                     # an exception in the cell: it is among the outputs
@@ -239,9 +254,10 @@ class Run:
 
     def _prepare(self, check):
         "Set the hidden seed and inputs of a check, just before it runs."
-        source = _seed_line(self.lab, self.set_, check.id)
+        # where a secret was drawn from the seed, the seed stays outside as well
+        source = "" if check.secret else _seed_line(self.lab, self.set_, check.id)
         if check.id in self.ref.sent:
-            source += f"sent = __import__('mlops_course.lab', fromlist=['decode']).decode(__import__('json').loads({json.dumps(self.ref.sent[check.id])!r}))"
+            source = f"sent = __import__('mlops_course.lab', fromlist=['decode']).decode(__import__('json').loads({json.dumps(self.ref.sent[check.id])!r}))"
         try: source and self.kernel.run(source, 30)
         except (TimeoutError, kernels.KernelDied): raise Stopped("died") from None
 
@@ -268,17 +284,12 @@ class Run:
 
     def _raised(self, check, outputs, got):
         how = self.cut.get(self.lab.own_hole(check))  # the name is not defined because its cell was cut short: say that instead
-        return self._stopped(how) if how else Outcome("error", reason=_error_reason(outputs), got=got)
+        return self._stopped(how) if how else Outcome("error", reason=_error_reason(outputs, check.hidden), got=got)
 
     def _judged(self, item, check, got):
-        cpu = self.kernel.cpu() - item.cpu
-        expected = self.ref.values[check.id]
-        if len(got) != len(expected): return Outcome("wrong", reason=f"{len(got)} values shown, {len(expected)} expected", got=got)
-        try:
-            for i, g in enumerate(got): as_kind(decode(g), check.kind(i))
-        except (WrongKind, BadValue, RecursionError) as e: return Outcome("wrong", reason=str(e), got=got)
-        one = lambda values: values[0] if len(values) == 1 else {"list": list(values)}
-        given = {"got": one(got), "ref": one(expected), "secret": self.ref.secret.get(check.id), "cpu": cpu, "url": self._url(check)}
+        cpu, expected = self.kernel.cpu() - item.cpu, self.ref.values[check.id]
+        if reason := wrong_form(list(got), expected, check.kind): return Outcome("wrong", reason=reason, got=got)
+        given = {"got": _as_kinds(check, got), "ref": _as_kinds(check, expected), "secret": self.ref.secret.get(check.id), "cpu": cpu, "url": self._url(check)}
         with tempfile.TemporaryDirectory(prefix="files-") as folder:
             files = {name: self.kernel.copy_out(name, folder) for name in check.files}
             try: score, reason = self.judge.score(check, given, files)
@@ -289,11 +300,17 @@ class Run:
     def _url(self, check): return self.kernel.url(self.set_["values"][check.port]) if check.port else None
 
     def _judge_failed(self, check, given, error, got):
-        "The student's value may be of a form that the judge did not expect. If the reference's own value fails too, the judge is at fault."
-        if check.port or check.files: raise LabError(self.lab.path, f"the judge cell of check {check.id!r} raised {error}")
-        try: self.judge.score(check, {**given, "got": given["ref"]}, {})
-        except JudgeFailed as e: raise LabError(self.lab.path, f"the judge cell of check {check.id!r} raises on the solution's own value: {e}") from None
-        return Outcome("wrong", reason="the value has a form that cannot be judged", got=got)
+        "What the student handed in may be of a form that the judge did not expect. If the judge fails on the solution's own value too, it is at fault."
+        if not (check.port or check.files):
+            try: self.judge.score(check, {**given, "got": given["ref"]}, {})
+            except JudgeFailed as e: raise LabError(self.lab.path, f"the judge cell of check {check.id!r} raises on the solution's own value: {e}") from None
+        what = "server" if check.port else "file" if check.files else "value"
+        return Outcome("wrong", reason=f"your {what} cannot be judged: it is missing, or not of the form that the task asks for", got=got)
+
+def _as_kinds(check, values):
+    "Values as a judge gets them: turned into their kinds and encoded, one by itself, several as a list."
+    converted = [encode(as_kind(decode(v), check.kind(i))) for i, v in enumerate(values)]
+    return converted[0] if len(converted) == 1 else {"list": converted}
 
 # %% ../../nbs/grading/03_judge.ipynb #09f51757
 @contextmanager

@@ -263,7 +263,7 @@ class Lab:
         "Seconds for one cell and for a whole submission, and bytes of output."
         return {"cell_seconds": 30, "total_seconds": 300, "output_bytes": 10_000_000, **self.metadata.get("limits", {})}
 
-# %% ../../nbs/grading/00_labs.ipynb #186443cc
+# %% ../../nbs/grading/00_labs.ipynb #11224d1c
 def _own(cell): return cell.get("metadata", {}).get("mlops_course", {})
 
 def _role(cell):
@@ -317,6 +317,7 @@ class _Reader:
         _require(check.id not in {c.id for c in self.checks}, f"the check id {check.id!r} is used twice")
         secret = self.cells[i - 1].source if i and self.cells[i - 1].role == "secret" else ""
         _require(check.hidden or not secret, f"check {check.id!r} has a secret cell, so it must be hidden")
+        _require(not (secret and "check_seed" in _used(cell.source)), f"check {check.id!r} reads check_seed, from which its secret was drawn; send what it needs in 'sent'")
         judge = self.cells[i + 1].source if i + 1 < len(self.cells) and self.cells[i + 1].role == "judge" else ""
         if self.solved: _require("show(" in cell.source, f"check {check.id!r} shows nothing; call show(…) in it")
         self.checks.append(replace(check, judge=judge, judged=check.judged or bool(judge), secret=secret))
@@ -486,16 +487,18 @@ def student_copy(lab:Lab, nb, # the solution notebook
     out.nbformat_minor = 5
     return out
 
-# %% ../../nbs/grading/00_labs.ipynb #2d16dad1
+# %% ../../nbs/grading/00_labs.ipynb #9c7ece71
 MAX_SUBMISSION = 20_000_000  # bytes
 
 class NotASubmission(Exception):
     "A file that cannot be graded, and why."
 
 def _text(source):
-    if isinstance(source, list) and all(isinstance(s, str) for s in source): return "".join(source)
-    if isinstance(source, str): return source
-    raise NotASubmission("is not a notebook: a cell's source is not text")
+    if isinstance(source, list) and all(isinstance(s, str) for s in source): source = "".join(source)
+    if not isinstance(source, str): raise NotASubmission("is not a notebook: a cell's source is not text")
+    try: source.encode()
+    except UnicodeEncodeError: raise NotASubmission("holds text that is not valid Unicode; retype the cell with the odd characters") from None
+    return source
 
 def _plain_dict(v): return v if isinstance(v, dict) else {}
 
