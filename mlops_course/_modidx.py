@@ -437,6 +437,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'mlops_course/grading/labs.py'),
                                            'mlops_course.grading.labs.Lab.limits': ( 'grading/labs.html#lab.limits',
                                                                                      'mlops_course/grading/labs.py'),
+                                           'mlops_course.grading.labs.Lab.needs': ( 'grading/labs.html#lab.needs',
+                                                                                    'mlops_course/grading/labs.py'),
                                            'mlops_course.grading.labs.Lab.own_hole': ( 'grading/labs.html#lab.own_hole',
                                                                                        'mlops_course/grading/labs.py'),
                                            'mlops_course.grading.labs.Lab.points': ( 'grading/labs.html#lab.points',

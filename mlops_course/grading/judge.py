@@ -358,7 +358,7 @@ class _Keeper:
     def pytest_collectreport(self, report):
         if report.failed and self.failure is None: self.failure = RuntimeError(f"nbval could not read the notebook: {report.longrepr}")
 
-# %% ../../nbs/grading/03_judge.ipynb #d1da5126
+# %% ../../nbs/grading/03_judge.ipynb #1978e1ce
 @dataclass(frozen=True)
 class Verdict:
     "What one check of one submission is worth, and why."
@@ -388,11 +388,11 @@ def _at_fault(lab, outcomes, states):
     return [h for h in lab.holes if h in failed or states[h] != "answered"]
 
 def _next_fill(lab, outcomes, states, open_checks, fill):
-    "The first hole at fault, not yet filled, on which a failed check about a later hole depends."
-    order = list(lab.holes)
-    for hole in _at_fault(lab, outcomes, states):
-        waits = [c for c in open_checks if hole in c.needs and lab.own_hole(c) != hole and outcomes[c.id].score < 1]
-        if hole not in fill and waits: return hole
+    "The holes to fill before the next run: the first one at fault on which a failed check about a later answer depends, and all that are empty."
+    waits = [c for c in open_checks if outcomes[c.id].score < 1 and states[lab.own_hole(c)] == "answered"]
+    faulty = [h for h in _at_fault(lab, outcomes, states) if h not in fill and any(h in lab.needs(c) and lab.own_hole(c) != h for c in waits)]
+    empty = [h for h in faulty if states[h] != "answered"]
+    return tuple(dict.fromkeys(empty + faulty[:1]))
 
 def _culprit_hole(lab, run):
     "The hole to fill after a cell that did not come to its own end, or None."
@@ -401,7 +401,7 @@ def _culprit_hole(lab, run):
     if role == "check": return lab.own_hole(lab.check(name))
     return None
 
-# %% ../../nbs/grading/03_judge.ipynb #2658c43a
+# %% ../../nbs/grading/03_judge.ipynb #0fce24c3
 class Judgement:
     "All runs that one submission needs, and the verdict on each check."
     def __init__(self, lab, submission, set_, ref, on_verdict=None):
@@ -439,9 +439,9 @@ class Judgement:
     def _prepare_next(self, run):
         unreached = [c for c in self._open() if self.final[c.id].status == "not reached"]
         if unreached and run.culprit: return self._neutralise(run)
-        hole = _next_fill(self.lab, self.final, self.states, self._open(), self.fill)
-        if hole: self.fill += (hole,)
-        return bool(hole)
+        holes = _next_fill(self.lab, self.final, self.states, self._open(), self.fill)
+        self.fill += holes
+        return bool(holes)
 
     def _neutralise(self, run):
         "Fill the hole, or drop the student's own cell, that kept the rest from being reached."

@@ -211,7 +211,7 @@ def make_check(meta:dict, # the cell's metadata under `mlops_course`
     options = {k: meta[k] for k in ("title", "rtol", "atol", "hint", "hidden", "judged", "port") if k in meta}
     return Check(id, points, tuple(meta["needs"]), kinds, files=tuple(meta.get("files", ())), **options)
 
-# %% ../../nbs/grading/00_labs.ipynb #6d67fe04
+# %% ../../nbs/grading/00_labs.ipynb #b97d779e
 @dataclass(frozen=True)
 class Alternative:
     "A second right answer for a hole."
@@ -250,6 +250,14 @@ class Lab:
         "The hole that a check is about: the last one that it needs."
         order = list(self.holes)
         return max(check.needs, key=order.index)
+
+    def needs(self, check):
+        "All holes that a check depends on, in order: those it names, and those that the checks about these name in turn."
+        wanted, grown = set(check.needs), set()
+        while wanted != grown:
+            grown = set(wanted)
+            wanted |= {n for c in self.checks if self.own_hole(c) in grown for n in c.needs}
+        return [h for h in self.holes if h in wanted]
 
     @property
     def digest(self) -> str:
