@@ -55,14 +55,16 @@ class _Bar:
         self.task = self.progress.add_task(self.what, total=total)
     def step(self, *_): self.progress.advance(self.task)
 
-# %% ../nbs/cli.ipynb #37419066
+# %% ../nbs/cli.ipynb #2e12fe72
 def _doctor_rows():
     "(what, is it well, what it says or how to mend it) for everything that has to be there."
     from importlib.metadata import PackageNotFoundError, version
     yield "Python", sys.version_info >= (3, 11), sys.version.split()[0] + ("" if sys.version_info >= (3, 11) else "; 3.11 or newer is needed")
     for package, extra in (("numpy", ""), ("scipy", ""), ("pandas", ""), ("nbval", "grade"), ("papermill", "grade"), ("ipykernel", "grade"), ("jupyterlab", "lab")):
         try: yield package, True, version(package)
-        except PackageNotFoundError: yield package, False, f"missing; run  pip install 'mlops_course{f'[{extra}]' if extra else ''}'"
+        except PackageNotFoundError:
+            # an instructor who only grades does not need JupyterLab
+            yield package, None if extra == "lab" else False, f"missing; to get it, run  pip install 'mlops_course{f'[{extra}]' if extra else ''}'"
     yield _kernel_row()
     yield from _course_rows()
 
@@ -201,7 +203,7 @@ def demo_class(folder: Annotated[Path, typer.Argument(help="Where to write the s
     from mlops_course.grading.demo import demo_class as write
     _say(f"{len(write(_course(course), folder, lab))} submissions of {lab} are in {folder}")
 
-# %% ../nbs/cli.ipynb #e907c979
+# %% ../nbs/cli.ipynb #0cf647c9
 def _out(folder, out): return out or folder.with_name(folder.name + "-graded")
 
 @app.command()
@@ -216,10 +218,12 @@ def grade(submissions: Annotated[Path, typer.Argument(help="A folder with STUDEN
     with Gradebook(out / "gradebook.db", write=True) as book, _Bar("grading") as bar:
         summary = grade_class(submissions, root, book, lab, bar.start, bar.step)
         page = _write_report(book, out)
-    if as_json: _print_json({"graded": summary.graded, "unchanged": summary.unchanged, "refused": dict(summary.refused), "report": page})
+    if as_json: _print_json({"graded": summary.graded, "unchanged": summary.unchanged, "refused": dict(summary.refused), "broken": summary.broken, "report": page})
     else:
         for student, reason in summary.refused: _console(stderr=True).print(_clean(f"refused  {student}: {reason}"), markup=False, soft_wrap=True)
         _say(f"{summary.graded} graded, {summary.unchanged} unchanged, {len(summary.refused)} refused. Report: {page}")
+    for complaint in summary.broken: _console(stderr=True).print(_clean(f"not graded: {complaint}"), markup=False, soft_wrap=True)
+    if summary.broken: raise typer.Exit(BAD_INPUT)
     if summary.refused: raise typer.Exit(REFUSED)
 
 def _write_report(book, out, title="Class report"):

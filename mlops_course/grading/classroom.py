@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Found', 'find_submissions', 'environment', 'Job', 'plan', 'Summary', 'grade_one', 'grade_class']
 
-# %% ../../nbs/grading/06_classroom.ipynb #033e96c0
+# %% ../../nbs/grading/06_classroom.ipynb #b0df0e61
 import hashlib, time
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from .gradebook import Gradebook, course_key, work_hash
 from .judge import judge_submission, reference
-from .labs import FORMAT, NoCourse, NotASubmission, draw_set, find_lab, lab_names, read_submission, set_number
+from .kernels import NoKernel
+from .labs import FORMAT, LabError, NoCourse, NotASubmission, draw_set, find_lab, lab_names, read_submission, set_number
 
 # %% ../../nbs/grading/06_classroom.ipynb #259f4f7d
 @dataclass(frozen=True)
@@ -100,13 +101,14 @@ def plan(found:Found, labs:dict, key:bytes, book:Gradebook) -> Job:
     work = work_hash(FORMAT, digest, labs[found.lab].digest, draw_set(labs[found.lab], key, round, number), environment())
     return Job(found, round, number, digest, work, submission)
 
-# %% ../../nbs/grading/06_classroom.ipynb #5aed362c
+# %% ../../nbs/grading/06_classroom.ipynb #d6b750fd
 @dataclass(frozen=True)
 class Summary:
     "What one run of `grade_class` did."
     graded: int
     unchanged: int
     refused: tuple   # of (student, reason)
+    broken: tuple = ()  # complaints about labs that could not be graded with; their submissions wait
 
 def _reference(job, lab, set_, book):
     work = work_hash("reference", lab.digest, set_, environment())
@@ -128,23 +130,42 @@ def grade_one(job:Job, lab, key:bytes, book:Gradebook):
     for i, verdict in enumerate(judgement.verdicts): book.write(*at, i, verdict)
     book.finish(*at, notes=judgement.notes, seconds=round(time.monotonic() - start, 2))
 
+def _read_labs(course, names):
+    "({name: Lab}, {name: complaint}) of the labs asked for."
+    labs, broken = {}, {}
+    for name in names:
+        try: labs[name] = find_lab(course, name)
+        except LabError as e: broken[name] = str(e)
+    return labs, broken
+
+def _grade_all(todo, labs, broken, key, book, on_done):
+    "Grade one after the other. A lab that turns out to be broken stops its own submissions and no others."
+    done = 0
+    for job in todo:
+        lab = job.found.lab
+        if lab not in broken:
+            try:
+                grade_one(job, labs.get(lab), key, book)
+                done += 1
+            except (LabError, NoKernel) as e: broken[lab] = str(e)
+        on_done(job)
+    return done
+
 def grade_class(folder:Path, # of submissions
                 course:Path, # with solutions/labs and the course key
                 book:Gradebook,
                 lab:str|None=None, # only this lab
-                on_start=lambda jobs, unchanged: None, on_done=lambda job: None, # for a progress bar
+                on_start=lambda jobs: None, on_done=lambda job: None, # for a progress bar
                ) -> Summary:
-    "Grade what is new or changed in `folder`. Raises `NoCourse` for an unknown lab and `LabError` where a lab itself is broken."
+    "Grade what is new or changed in `folder`. Raises `NoCourse` for an unknown lab."
     known = lab_names(course)
     if lab and lab not in known: raise NoCourse(f"there is no lab {lab!r} in {course}; there are: {', '.join(known) or 'none'}")
     if not known: raise NoCourse(f"{course} has no solutions in solutions/labs, so there is nothing to grade with")
     found, key = find_submissions(folder, known, lab), course_key(course)
-    labs = {name: find_lab(course, name) for name in {f.lab for f in found if f.lab in known}}
-    jobs = [plan(f, labs, key, book) for f in found]
+    labs, broken = _read_labs(course, {f.lab for f in found if f.lab in known})
+    jobs = [plan(f, labs, key, book) for f in found if f.lab not in broken]
     todo = [j for j in jobs if not book.is_done(j.found.student, j.found.lab, j.round, j.work)]
     todo.sort(key=lambda j: (j.found.lab, j.round, j.number, j.found.student))
-    on_start(todo, len(jobs) - len(todo))
-    for job in todo:
-        grade_one(job, labs.get(job.found.lab), key, book)
-        on_done(job)
-    return Summary(len(todo), len(jobs) - len(todo), tuple((j.found.student, j.problem) for j in jobs if j.problem))
+    on_start(todo)
+    graded = _grade_all(todo, labs, broken, key, book, on_done)
+    return Summary(graded, len(jobs) - len(todo), tuple((j.found.student, j.problem) for j in jobs if j.problem), tuple(broken.values()))

@@ -401,7 +401,7 @@ def _culprit_hole(lab, run):
     if role == "check": return lab.own_hole(lab.check(name))
     return None
 
-# %% ../../nbs/grading/03_judge.ipynb #0fce24c3
+# %% ../../nbs/grading/03_judge.ipynb #4e052340
 class Judgement:
     "All runs that one submission needs, and the verdict on each check."
     def __init__(self, lab, submission, set_, ref, on_verdict=None):
@@ -460,7 +460,7 @@ class Judgement:
         status, reason = outcome.status, outcome.reason
         if outcome.score == 0 and state != "answered":
             status, reason = "not started", {"not started": "still as it was handed out", "missing": "the answer's cell is gone from the notebook"}[state]
-        filled, public = self.filled[check.id], not check.hidden
+        filled, public = self.filled[check.id] if status != "not started" else (), not check.hidden
         return Verdict(check.id, check.title, check.points, round(check.points * outcome.score, 4), status, reason, check.hint, check.hidden, check.kind(0),
                        _readable(outcome.got) if public and not filled else None, _readable(self.ref.values.get(check.id)) if public else None, filled)
 

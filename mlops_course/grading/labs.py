@@ -545,18 +545,22 @@ def submission_from(nb:dict) -> Submission:
     digest = hashlib.sha256(json.dumps(cells).encode()).hexdigest()
     return Submission(cells, lab if isinstance(lab, str) else "", digest)
 
-# %% ../../nbs/grading/00_labs.ipynb #4040f436
+# %% ../../nbs/grading/00_labs.ipynb #dbde1d87
 def _norm(source): return "\n".join(line.rstrip() for line in source.strip().splitlines())
 
 def _defines(source):
     try: return set(_defined(source))
     except (SyntaxError, ValueError, RecursionError, MemoryError): return set()
 
+def _handed_out(lab, cell):
+    "The source of a cell as the student got it."
+    return _check_source(lab.check(cell.name), cell.source) if cell.role == "check" else cell.source
+
 def _match(lab, structure, submission):
     "For each submitted cell the position in `structure` that it stands for, or None for a cell of the student's own."
     index = {("hole", c.name) if c.role == "hole" else ("check", c.name) if c.role == "check" else ("id", c.id): i for i, c in enumerate(structure)}
     by_id = {c.id: i for i, c in enumerate(structure)}
-    by_source = {_norm(c.source): i for i, c in enumerate(structure) if c.role in ("given", "text", "parameters")}
+    by_source = {_norm(_handed_out(lab, c)): i for i, c in enumerate(structure) if c.role in ("given", "text", "parameters", "check")}
     by_names = {frozenset(lab.holes[c.name].names): i for i, c in enumerate(structure) if c.role == "hole" and lab.holes[c.name].names}
     def find(cell):
         for key in ("hole", "check"):
@@ -580,7 +584,7 @@ def _in_order(positions):
         if length + 1 not in best or p < best[length + 1][0]: best[length + 1] = (p, chain)
     return set(best[max(best)][1]) if best else set()
 
-# %% ../../nbs/grading/00_labs.ipynb #742d8215
+# %% ../../nbs/grading/00_labs.ipynb #5c99f7f6
 @dataclass(frozen=True)
 class Assembly:
     "A notebook to run, and what was found on the way."
@@ -588,12 +592,15 @@ class Assembly:
     states: dict      # by hole: 'answered', 'not started' or 'missing'
     notes: tuple      # sentences for the student
 
+def _unmoved(found):
+    "Indices of the submitted cells that stand where they should, relative to each other; of doubled cells the first."
+    return _in_order([p if p is None or found.index(p) == k else None for k, p in enumerate(found)])
+
 def _is_copy(cell): return bool({"check", "expected", "parameters"} & set(cell["tags"])) or "check" in cell
 
 def _arrange(structure, submission, found):
     "Answers by position, and the student's own cells by the position that they follow (-1: before everything)."
-    fixed = _in_order([p if p is None or found.index(p) == k else None for k, p in enumerate(found)])
-    answers, extras, at = {}, {}, -1
+    fixed, answers, extras, at = _unmoved(found), {}, {}, -1
     for k, (cell, p) in enumerate(zip(submission.cells, found)):
         if k in fixed: at = p
         first = p is not None and p not in answers
@@ -602,16 +609,17 @@ def _arrange(structure, submission, found):
         if cell["type"] == "code" and not _is_copy(cell) and (p is None or second_answer): extras.setdefault(at, []).append(cell)
     return answers, extras
 
-def _notes(structure, answers, found):
+def _notes(lab, structure, answers, found):
+    "What was put right in the checks, in sentences."
     checks = [i for i, c in enumerate(structure) if c.role == "check" and "hidden" not in c.tags]
-    gone = sum(i not in answers for i in checks)
-    twice = sum(found.count(i) > 1 for i in checks)
-    order = [p for k, p in enumerate(found) if p in checks and found.index(p) == k]
-    moved = len(order) - len(_in_order(order))
-    say = lambda n, what: [f"{n} check cell{'s were' if n > 1 else ' was'} {what}"] if n else []
-    return say(gone, "missing and put back") + say(twice, "there more than once and counted once") + say(moved, "moved and put back")
+    unmoved = {found[k] for k in _unmoved(found)}
+    there = [i for i in checks if i in answers]
+    counts = {"missing and put back": len(checks) - len(there), "moved and put back": sum(i not in unmoved for i in there),
+              "there more than once and counted once": sum(found.count(i) > 1 for i in there),
+              "edited and restored": sum(_norm(answers[i]["source"]) not in (_norm(_handed_out(lab, structure[i])), _norm(structure[i].source)) for i in there)}
+    return [f"{n} check cell{'s were' if n > 1 else ' was'} {what}" for what, n in counts.items() if n]
 
-# %% ../../nbs/grading/00_labs.ipynb #cb990a17
+# %% ../../nbs/grading/00_labs.ipynb #5484b563
 def _state(hole, answer):
     if answer is None: return "missing"
     return "not started" if _norm(answer["source"]) in (_norm(hole.stub), "") else "answered"
@@ -639,7 +647,7 @@ def assemble(lab:Lab, submission:Submission,
             source = hole.solution if cell.name in fill else answer["source"] if answer else "pass"
             cell = replace(cell, source=source)
         cells += [cell] + own(i)
-    return Assembly(tuple(cells), states, tuple(_notes(structure, answers, found)))
+    return Assembly(tuple(cells), states, tuple(_notes(lab, structure, answers, found)))
 
 # %% ../../nbs/grading/00_labs.ipynb #5ac00c80
 class NoCourse(Exception):

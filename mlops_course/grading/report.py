@@ -90,12 +90,12 @@ def shown(verdict) -> dict:
     return dict(reason=None if secret(v.reason) else v.reason, hint=None if v.status == "right" or secret(v.hint) else v.hint,
                 yours=None if v.hidden or v.filled else v.yours, expected=None if v.hidden else v.expected)
 
-# %% ../../nbs/grading/04_report.ipynb #ae6bd754
+# %% ../../nbs/grading/04_report.ipynb #3f47e25a
 _GROUPS = dict(right=("✓", "Right"), partial=("◐", "Partly right"), wrong=("✗", "Not right yet"), open=("○", "Not started"))
 _STATUS = {"right": ("right", "Right"), "partial": ("partial", "Partly right"), "wrong": ("wrong", "Not right yet"),
            "error": ("wrong", "Stopped with an error"), "timeout": ("wrong", "Took too long"), "flooded": ("wrong", "Printed too much"),
            "died": ("wrong", "The kernel died"), "not started": ("open", "Not started"), "not reached": ("open", "Not reached")}
-_NOUN = dict(float="number", int="whole number", text="text", array="array", frame="table", set="set")
+_NOUN = dict(float="number", int="whole number", bool="answer", text="text", array="array", frame="table", set="set")
 
 def _group(v) -> str: return _STATUS.get(v.status, ("wrong",))[0]
 
@@ -115,7 +115,7 @@ _DARK = {"bg": "#12151b", "surface": "#1a1e26", "ink": "#e8ebf0", "soft": "#9fa9
 
 def _theme(palette) -> str: return ":root{" + "".join(f"--{k}:{v};" for k, v in palette.items()) + "}\n"
 
-# %% ../../nbs/grading/04_report.ipynb #6763e5fe
+# %% ../../nbs/grading/04_report.ipynb #61f727d8
 _CSS = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif;
@@ -197,6 +197,7 @@ tbody th{font-size:1rem;letter-spacing:0;color:var(--ink);font-weight:500}
 .people a{color:inherit;text-decoration-color:var(--open)}.people a:hover{color:var(--right-t);text-decoration-color:currentColor}
 .people td:last-child{color:var(--soft);font-size:.875rem;padding-right:0;width:24%}.short .s{white-space:nowrap}
 .people .m{display:inline-block;width:4.5rem;height:.45rem;border-radius:3px;background:var(--bg);vertical-align:.12rem;margin-right:.6rem;outline:1px solid var(--line)}
+.people .n i{display:inline-block;min-width:3.1rem;font-style:normal}
 .m rect{height:100%;fill:var(--right)}
 td.s{font-size:1.06rem;letter-spacing:.16em;font-family:ui-monospace,Menlo,"DejaVu Sans Mono","Segoe UI Symbol",monospace;padding-left:.9rem}
 .s *{font-style:normal;font-weight:inherit;text-decoration:none}
@@ -281,7 +282,7 @@ _TEMPLATES["parts"] = """
 {% endmacro %}
 """
 
-# %% ../../nbs/grading/04_report.ipynb #0d94fe73
+# %% ../../nbs/grading/04_report.ipynb #750340df
 _TEMPLATES["feedback"] = """{% extends "base" %}{% from "parts" import strip %}
 {% block title %}{{ grade.lab|clip(80) }}: feedback for {{ name|clip(80) }}{% endblock %}
 {% block main %}
@@ -315,7 +316,7 @@ _TEMPLATES["feedback"] = """{% extends "base" %}{% from "parts" import strip %}
 <p class="pts"><b>{{ c.v.earned|points }}</b> / {{ c.v.points|points }}</p>
 <p class="state"><span class="sign" aria-hidden="true">{{ c.sign }}</span> {{ c.words|clip(60) }}</p></div>
 {% if c.blind or c.reason %}
-<p>{% if c.reason %}{{ "With other parameters: " if c.v.hidden }}{{ c.reason|clip(1000) }}{% else %}{{ c.blind }}{% endif %}</p>
+<p>{% if c.reason %}{{ "With other parameters: " if c.v.hidden and c.v.status not in ("not started", "not reached") }}{{ c.reason|clip(1000) }}{% else %}{{ c.blind }}{% endif %}</p>
 {% endif %}
 {% if c.v.filled %}
 <p class="soft small">Marked with our answer for {% for hole in c.v.filled %}<code>{{ hole|clip(60) }}</code>{{ "" if loop.last else ", " }}{% endfor %} in place, so that an earlier slip costs nothing here. Your value came partly from our code, so it is not shown.</p>
@@ -461,7 +462,7 @@ def _signs(verdicts):
         else: runs.append([group, 1])
     return _markupsafe().Markup("".join(f"<{_TAGS[g]}>{_GROUPS[g][0] * n}</{_TAGS[g]}>" for g, n in runs))
 
-# %% ../../nbs/grading/04_report.ipynb #96d55db9
+# %% ../../nbs/grading/04_report.ipynb #e60af893
 _TEMPLATES["class"] = """{% extends "base" %}{% from "parts" import strip %}{% from "histogram" import histogram %}
 {% block title %}{{ title|clip(120) }}{% endblock %}
 {% block main %}
@@ -510,7 +511,7 @@ _TEMPLATES["class"] = """{% extends "base" %}{% from "parts" import strip %}{% f
 {% if part is none %}
 <td class=n>–<td class="n opt">–<td class=s><em>✗ {{ g.status if g.status != "graded" else "nothing to earn" }}</em><td>{{ g.reason|clip(100) }}
 {% else %}
-<td class=n><svg class=m><rect width="{{ part|width }}"/></svg>{{ part|percent }}<td class="n opt">{{ earned|points }} / {{ points|points }}<td class=s>{{ signs }}<td>{{ g.notes|join("; ")|clip(100) }}
+<td class=n><svg class=m><rect width="{{ part|width }}"/></svg><i>{{ part|percent }}</i><td class="n opt">{{ earned|points }} / {{ points|points }}<td class=s>{{ signs }}<td>{{ g.notes|join("; ")|clip(100) }}
 {% endif %}
 {% endfor %}
 </tbody></table></section>
