@@ -95,13 +95,13 @@ def doctor(as_json: Json = False):
         for what, ok, detail in rows: _say(f"{ {True: '✓', False: '✗', None: '!'}[ok] } {what:15} {detail}")
     if any(ok is False for _, ok, _ in rows): raise typer.Exit(WRONG)
 
-# %% ../nbs/cli.ipynb #ce4bbba7
+# %% ../nbs/cli.ipynb #f5743772
 @app.command("list")
 def list_(course: Course = None, as_json: Json = False):
     "List the labs and exercises."
-    from mlops_course.grading.labs import read_lab
+    from mlops_course.grading.labs import KINDS_OF_NOTEBOOK, read_lab
     root, rows = _course(course), []
-    for kind in ("labs", "exercises"):
+    for kind in KINDS_OF_NOTEBOOK:
         folder = root / "solutions" / kind
         for path in sorted((folder if folder.is_dir() else root / kind).glob("*.ipynb")):
             lab = read_lab(path)
@@ -109,11 +109,10 @@ def list_(course: Course = None, as_json: Json = False):
     if as_json: return _print_json(rows)
     for r in rows: _say(f"{r['kind']:10} {r['name']:16} {r['checks']:2} checks {r['points']:3g} points   {r['title']}")
 
-# %% ../nbs/cli.ipynb #2569d878
-_MARKS = {"right": "✓", "partial": "◐", "not started": "○"}
-
+# %% ../nbs/cli.ipynb #2d0eb7a1
 def _show_verdict(v):
-    _say(f"{_MARKS.get(v.status, '✗')} {v.check:22} {v.earned:g} of {v.points:g}  {v.title}")
+    from mlops_course.grading.judge import MARKS
+    _say(f"{MARKS.get(v.status, '✗')} {v.check:22} {v.earned:g} of {v.points:g}  {v.title}")
     if v.status in ("right", "not started"): return
     _say(f"    {v.reason}")
     if v.yours is not None and v.status in ("wrong", "partial"):
@@ -146,11 +145,11 @@ def _solved_lab(notebook, course):
     try: return find_lab(_course(course or notebook.parent), name)
     except NoCourse: return None
 
-# %% ../nbs/cli.ipynb #bc532d93
+# %% ../nbs/cli.ipynb #58559443
 def _named(root, labs):
     "(kind, name) of the labs asked for, or of all. Raises `NoCourse` for an unknown name."
-    from mlops_course.grading.labs import NoCourse, lab_names
-    everything = [(kind, name) for kind in ("labs", "exercises") for name in lab_names(root, kind)]
+    from mlops_course.grading.labs import KINDS_OF_NOTEBOOK, NoCourse, lab_names
+    everything = [(kind, name) for kind in KINDS_OF_NOTEBOOK for name in lab_names(root, kind)]
     if unknown := set(labs or ()) - {name for _, name in everything}:
         raise NoCourse(f"there is no lab {', '.join(sorted(unknown))} in {root}; there are: {', '.join(name for _, name in everything) or 'none'}")
     return [(kind, name) for kind, name in everything if not labs or name in labs]
@@ -172,30 +171,32 @@ def derive(labs: Labs = None, check: Annotated[bool, typer.Option("--check", hel
     if not complaints and not changed: _say(f"{len(chosen)} notebooks are up to date")
     if complaints: raise typer.Exit(WRONG)
 
-# %% ../nbs/cli.ipynb #d87ecc77
-def _show_proof(proof):
-    share = f"{proof.caught} of {proof.mutants} mutants caught ({proof.caught_share():.0%})"
-    _say(f"{'✗' if proof.problems else '✓'} {proof.lab}: {proof.seeds} seeds, {proof.liars} liars, {share}", *(f"    problem: {p}" for p in proof.problems),
-         *(f"    survived: {m.hole}, {m.operator}: {m.change}" for m in proof.survivors))
+# %% ../nbs/cli.ipynb #bcf5abbd
+def _show_verification(found):
+    share = f"{found.caught} of {found.mutants} mutants caught ({found.caught_share():.0%})"
+    _say(f"{'✗' if found.problems else '✓'} {found.lab}: {found.seeds} seeds, {found.liars} liars, {share}", *(f"    problem: {p}" for p in found.problems),
+         *(f"    survived: {m.hole}, {m.operator}: {m.change}" for m in found.survivors))
 
 @app.command()
-def verify(labs: Labs = None, seeds: int = 20, mutants: int = 60, jobs: int = os.cpu_count() or 1, course: Course = None, as_json: Json = False):
-    "Prove labs: right answers pass under many seeds, mutants and liars do not."
+def verify(labs: Labs = None, seeds: Annotated[int, typer.Option(min=2)] = 20, mutants: Annotated[int, typer.Option(min=0)] = 60,
+           jobs: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1, course: Course = None, as_json: Json = False):
+    "Put labs to the test: right answers pass under many seeds, mutants and liars do not."
     from dataclasses import asdict
     from mlops_course.grading import verify as v
-    root, proofs = _course(course), []
+    root, results = _course(course), []
     for kind, name in _named(root, labs):
-        with _Bar(f"verifying {name}") as bar: proofs.append(v.verify(root / "solutions" / kind / f"{name}.ipynb", seeds, mutants, jobs, bar.start, bar.step))
-        if not as_json: _show_proof(proofs[-1])
-    if as_json: _print_json([asdict(p) for p in proofs])
-    if any(p.problems for p in proofs): raise typer.Exit(WRONG)
+        with _Bar(f"verifying {name}") as bar: results.append(v.verify(root / "solutions" / kind / f"{name}.ipynb", seeds, mutants, jobs, bar.start, bar.step))
+        if not as_json: _show_verification(results[-1])
+    if as_json: _print_json([asdict(p) for p in results])
+    if any(p.problems for p in results): raise typer.Exit(WRONG)
 
-# %% ../nbs/cli.ipynb #83a3413a
+# %% ../nbs/cli.ipynb #1ee64304
 @app.command()
 def release(out: Annotated[Path, typer.Argument(help="A new folder, or a file that ends in .zip")], course: Course = None):
     "Write what students get: labs, exercises and a light environment, no solutions."
     from mlops_course.grading.derive import release as write
-    _say(f"wrote {write(_course(course), out)}")
+    with _Bar("checking labs") as bar: path = write(_course(course), out, bar.start, bar.step)
+    _say(f"wrote {path}")
 
 @app.command("demo-class")
 def demo_class(folder: Annotated[Path, typer.Argument(help="Where to write the submissions")], lab: str = "09_drift", course: Course = None):
@@ -203,8 +204,8 @@ def demo_class(folder: Annotated[Path, typer.Argument(help="Where to write the s
     from mlops_course.grading.demo import demo_class as write
     _say(f"{len(write(_course(course), folder, lab))} submissions of {lab} are in {folder}")
 
-# %% ../nbs/cli.ipynb #0cf647c9
-def _out(folder, out): return out or folder.with_name(folder.name + "-graded")
+# %% ../nbs/cli.ipynb #09eb340a
+def _out(folder, out): return out or folder.resolve().with_name(folder.resolve().name + "-graded")
 
 @app.command()
 def grade(submissions: Annotated[Path, typer.Argument(help="A folder with STUDENT.ipynb or STUDENT/LAB.ipynb")], lab: Annotated[Optional[str], typer.Option(help="Grade only this lab.")] = None,
@@ -230,7 +231,7 @@ def _write_report(book, out, title="Class report"):
     from mlops_course.grading.report import write_report
     return write_report(book.grades(), out / "report", title)
 
-# %% ../nbs/cli.ipynb #22bf2e64
+# %% ../nbs/cli.ipynb #4350e9da
 Graded = Annotated[Path, typer.Argument(help="The folder that grade wrote: SUBMISSIONS-graded")]
 
 @app.command()
@@ -245,7 +246,7 @@ def export(graded: Graded, format: Annotated[str, typer.Option(help="csv, json o
     from mlops_course.grading import report as r
     from mlops_course.grading.gradebook import Gradebook
     writers = {"csv": r.to_csv, "json": r.to_json, "junit": r.to_junit}
-    if format not in writers: raise ValueError(f"there is no format {format!r}; there are: {', '.join(writers)}")
+    if format not in writers: raise typer.BadParameter(f"there is no format {format!r}; there are: {', '.join(writers)}")
     with Gradebook(graded / "gradebook.db") as book: typer.echo(writers[format](book.grades(lab)), nl=False)
 
 # %% ../nbs/cli.ipynb #5003c87e

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['LEDGER', 'MissingPackage', 'need', 'seed_everything', 'free_port', 'Stopwatch', 'best_cpu', 'Claim', 'claim']
 
-# %% ../nbs/00_core.ipynb #b7e7b285
-import os, random, socket, sys, time
+# %% ../nbs/00_core.ipynb #88681236
+import random, socket, sys, time
 from dataclasses import asdict, dataclass
 from importlib import import_module
 
-# %% ../nbs/00_core.ipynb #2df3a707
+# %% ../nbs/00_core.ipynb #5a0e8d3f
 _EXTRA_OF = dict(tensorflow="tf", ai_edge_litert="tf", torch="torch", onnx="torch", onnxruntime="torch", fastapi="serve",
                  uvicorn="serve", mlflow="track", streamlit="app", papermill="grade", nbval="grade", psutil="grade",
                  jinja2="grade", ipywidgets="lab", jupyterlab="lab")
@@ -18,6 +18,7 @@ _EXTRA_OF = dict(tensorflow="tf", ai_edge_litert="tf", torch="torch", onnx="torc
 class MissingPackage(ImportError):
     "A package that an optional part of the course needs is not installed."
 
+# %% ../nbs/00_core.ipynb #cd6d708b
 def need(name:str, # a module, such as `torch` or `onnxruntime.quantization`
         ):
     "Import and return module `name`; where it is missing, raise `MissingPackage` with the command that installs it."
@@ -30,9 +31,9 @@ def need(name:str, # a module, such as `torch` or `onnxruntime.quantization`
         raise MissingPackage(f"This needs the package {top!r}, which is not installed. Install it with:  pip install '{what}'",
                              name=top) from None
 
-# %% ../nbs/00_core.ipynb #38043b06
+# %% ../nbs/00_core.ipynb #16c736e3
 def seed_everything(seed:int=0):
-    "Seed `random` and, where they are already imported, numpy, torch and TensorFlow. Returns a fresh `numpy` generator."
+    "Seed `random` and numpy and, where they are already imported, torch and TensorFlow; returns a fresh `numpy` generator."
     import numpy as np
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -47,7 +48,7 @@ def free_port(host:str="127.0.0.1") -> int:
         s.bind((host, 0))
         return s.getsockname()[1]
 
-# %% ../nbs/00_core.ipynb #e0bf2fd4
+# %% ../nbs/00_core.ipynb #394be5ae
 class Stopwatch:
     "CPU seconds (all threads of this process) and wall seconds spent inside a `with` block: `.cpu` and `.wall`."
     def __enter__(self):
@@ -56,15 +57,16 @@ class Stopwatch:
     def __exit__(self, *exc):
         self.cpu, self.wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
 
+# %% ../nbs/00_core.ipynb #10bda420
 def best_cpu(f, # called without arguments
              repeat:int=5, # how many times to measure
             ) -> float: # CPU seconds of one call
-    "The smallest CPU time of `repeat` calls of `f`. Calls too short for the clock are looped until they take 20 ms."
+    "The smallest CPU time of `repeat` calls of `f`. Short calls are looped until together they take 20 ms of CPU or 0.25 s of wall time."
     n = 1
     while True:
         with Stopwatch() as watch:
             for _ in range(n): f()
-        if watch.cpu >= 0.02: break
+        if watch.cpu >= 0.02 or watch.wall > 0.25: break  # four times as many might wait for more than a second
         n *= 4
     times = [watch.cpu / n]
     for _ in range(repeat - 1):
@@ -73,9 +75,7 @@ def best_cpu(f, # called without arguments
         times.append(watch.cpu / n)
     return min(times)
 
-# %% ../nbs/00_core.ipynb #d1aa9c43
-LEDGER = []
-
+# %% ../nbs/00_core.ipynb #df622dbb
 @dataclass(frozen=True)
 class Claim:
     "A sentence with a number in it, and what measuring it gave."
@@ -94,12 +94,18 @@ class Claim:
         mark = "holds" if self.holds else "does not hold"
         return f"{self.statement} ({self.source}): measured {self.value:.3g} {self.unit}, {mark} here. {self.how}"
 
-    def _repr_html_(self):
-        from html import escape
-        mark, colour = ("✓ holds", "#1a7f37") if self.holds else ("✗ does not hold", "#b35900")
-        return (f"<div style='border-left:4px solid {colour};padding:.2em .8em;margin:.3em 0'>“{escape(self.statement)}” "
-                f"<small>({escape(self.source)})</small><br><b>{self.value:.3g} {escape(self.unit)}</b> measured here: "
-                f"<b style='color:{colour}'>{mark}</b>. <small>{escape(self.how)}</small></div>")
+    def _repr_html_(self): return _card(self)
+
+# %% ../nbs/00_core.ipynb #713f3689
+def _card(c): # a claim, as HTML
+    from html import escape
+    mark, colour = ("✓ holds", "#1a7f37") if c.holds else ("✗ does not hold", "#b35900")
+    return (f"<div style='border-left:4px solid {colour};padding:.2em .8em;margin:.3em 0'>“{escape(c.statement)}” "
+            f"<small>({escape(c.source)})</small><br><b>{c.value:.3g} {escape(c.unit)}</b> measured here: "
+            f"<b style='color:{colour}'>{mark}</b>. <small>{escape(c.how)}</small></div>")
+
+# %% ../nbs/00_core.ipynb #bc7d0c0b
+LEDGER = []
 
 def claim(statement:str, value:float, *, source:str, how:str, unit:str="", low:float=float("-inf"), high:float=float("inf")) -> Claim:
     "Record in `LEDGER` that `statement` was measured as `value`; it holds when `low <= value <= high`."

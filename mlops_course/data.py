@@ -47,10 +47,11 @@ def instalment(amount, # rupees borrowed
     r = rate / 12
     return amount * r / -np.expm1(-tenure * np.log1p(r))
 
-# %% ../nbs/01_data.ipynb #6408e4e8
+# %% ../nbs/01_data.ipynb #55d376c9
 RULES = {"2024": dict(base=-3.0, burden=4.0, score=-0.010, age=-0.010),
          "2025": dict(base=-3.0, burden=7.0, score=-0.003, age=-0.010)}
 
+# %% ../nbs/01_data.ipynb #e19e8701
 def _one_of(what, value, allowed):
     if value not in allowed: raise ValueError(f"{what} {value!r} is unknown; choose one of: {', '.join(map(repr, allowed))}")
 

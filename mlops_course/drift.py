@@ -13,7 +13,7 @@ from numbers import Real
 import numpy as np, pandas as pd
 from scipy import stats
 
-# %% ../nbs/09_drift.ipynb #73f855d8
+# %% ../nbs/09_drift.ipynb #091674ab
 _WATCH = "and watch their share as a column of its own: a jump in missing values is drift too"
 
 def _from_objects(x, name): # such as a column of a CSV file with a stray word in it
@@ -21,6 +21,7 @@ def _from_objects(x, name): # such as a column of a CSV file with a stray word i
     if odd: raise ValueError(f"{name}: {len(odd)} of {len(x)} values are not numbers, such as {odd[0]!r}; drop or convert them, {_WATCH}")
     return x.astype(float)
 
+# %% ../nbs/09_drift.ipynb #da861abc
 def _numbers(sample, name):
     "`sample` as a 1-d numeric array of finite values; anything else is a `ValueError` that says what is wrong with `name`."
     hidden = np.ma.count_masked(sample) if np.ma.isMaskedArray(sample) else 0
@@ -43,7 +44,7 @@ def _widest_gap(reference, current): # both sorted
     if above[i] >= below[j]: return float(above[i]), current[i]
     return float(below[j]), reference[np.searchsorted(reference, current[j], side="left") - 1]
 
-# %% ../nbs/09_drift.ipynb #49eae666
+# %% ../nbs/09_drift.ipynb #d889666e
 def _ks_pvalue(d, reference, current, method):
     "Two-sided p-value of the gap `d` between two samples, and the method that gave it: exact or asymp."
     n, m = len(reference), len(current)
@@ -51,7 +52,7 @@ def _ks_pvalue(d, reference, current, method):
     if method == "exact":
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            p = stats.ks_2samp(reference, current, method="exact").pvalue
+            p = stats.ks_2samp(reference, current, method="exact").pvalue  # works d out again: nothing public starts from d
         if not any(issubclass(w.category, RuntimeWarning) for w in caught): return float(p), "exact"
         # else scipy could not count, said so, and gave the asymptotic p: below we compute the same
     alike = np.round(float(n) * m / (n + m))
@@ -71,9 +72,9 @@ class KSResult:
     m: int            # number of current values
     location: float   # the value at which the gap is widest, in the column's own unit
 
-# %% ../nbs/09_drift.ipynb #a8f2da30
+# %% ../nbs/09_drift.ipynb #c1d9a22d
 class KSReference:
-    "Reference values, sorted once and kept, to test many current samples against. D takes O(m log n); an exact p-value up to O(n m)."
+    "Reference values, sorted once and kept, to test many current samples: D takes O(m log n). This saves time above 10,000 values or with `asymp`; an exact p-value calls the whole of `scipy.stats.ks_2samp`, up to O(n m)."
     def __init__(self, reference): # 1-d finite numbers, shape (n,)
         self.values = np.sort(_numbers(reference, "reference"))
 
@@ -153,7 +154,7 @@ def psi_limit(bins:int, n:int, m:int, alpha:float=0.05) -> float:
     if not 0 < alpha < 1: raise ValueError(f"alpha is a probability between 0 and 1, such as 0.05; got {alpha}")
     return psi_null_mean(bins, n, m) / (bins - 1) * float(stats.chi2.isf(alpha, bins - 1))
 
-# %% ../nbs/09_drift.ipynb #11988bfe
+# %% ../nbs/09_drift.ipynb #13fff5e4
 @dataclass(frozen=True)
 class Chi2Result:
     "χ² test of whether two samples have the same shares of each category."
@@ -164,6 +165,7 @@ class Chi2Result:
     gone: tuple          # categories of the reference that the current sample does not have
     min_expected: float  # smallest expected count; below about 5 the p-value is rough (Cochran 1954)
 
+# %% ../nbs/09_drift.ipynb #c6044af7
 def _categories(sample, name):
     "`sample` as a Series of objects without missing values; anything else is a `ValueError` that says what is wrong with `name`."
     x = np.asarray(sample, dtype=object)

@@ -32,13 +32,14 @@ def _frame(df, depth):
     return {"frame": {"columns": [encode(c, depth) for c in df.columns.tolist()], "index": index,
                       "values": [[encode(x, depth) for x in df.iloc[:, j].tolist()] for j in range(df.shape[1])]}}
 
-# %% ../nbs/lab.ipynb #602c7594
+# %% ../nbs/lab.ipynb #4957dda2
 def encode(value, # anything that a check may show
            depth:int=0):
     "`value` as JSON data. Raises `UnknownValue`, naming the type, for what cannot be handed in."
     if depth > MAX_DEPTH: raise UnknownValue(f"show() got a value nested more than {MAX_DEPTH} deep. Show a simpler one")
     sub = depth + 1
-    if value is None or isinstance(value, (bool, str)): return value if not isinstance(value, str) else str(value)
+    if value is None or isinstance(value, bool): return value
+    if isinstance(value, str): return str(value)
     if isinstance(value, int): return int(value)
     if isinstance(value, float): return float(value) if math.isfinite(value) else _number(value)
     kind = type(value).__name__
@@ -137,15 +138,16 @@ def _to_text(v):
     if not isinstance(v, str): raise WrongKind(f"text is wanted, this is {describe(v)}")
     return "\n".join(line.rstrip() for line in v.strip().splitlines())
 
-# %% ../nbs/lab.ipynb #e24d5249
+# %% ../nbs/lab.ipynb #411219b7
 def _to_array(v):
     import numpy as np
     if isinstance(v, (set, dict, str)) or v is None: raise WrongKind(f"an array is wanted, this is {describe(v)}")
-    try: a = np.asarray(v.to_numpy() if hasattr(v, "to_numpy") else v)
+    mixed = isinstance(v, list) and {str}.issubset(kinds := set(map(type, v))) and len(kinds) > 1  # numpy would make text of all of them
+    try: a = np.array(v, dtype=object) if mixed else np.asarray(v.to_numpy() if hasattr(v, "to_numpy") else v)
     except ValueError: raise WrongKind("an array is wanted, this list holds rows of different lengths") from None
     if a.dtype.kind == "O":
         try: a = a.astype(float)  # None becomes NaN
-        except (TypeError, ValueError): a = a.astype(str)
+        except (TypeError, ValueError): pass
     return np.squeeze(a)          # a column, a row and a flat list of the same numbers are the same answer
 
 def _to_frame(v):
@@ -172,17 +174,23 @@ def as_kind(value, # a decoded value
     except WrongKind: raise
     except Exception: raise WrongKind(f"{_WANTED[kind]} is wanted, this cannot be read as one") from None  # whatever numpy or pandas made of it
 
-# %% ../nbs/lab.ipynb #8b4ab738
+# %% ../nbs/lab.ipynb #f1867140
 def _close(a, b, rtol, atol):
     import numpy as np
     with np.errstate(all="ignore"):
         return (a == b) | (np.isnan(a) & np.isnan(b)) | (np.isfinite(b) & (np.abs(a - b) <= atol + rtol * np.abs(b)))
 
+def _missing(a):
+    import numpy as np
+    return np.frompyfunc(lambda x: x is None or x != x, 1, 1)(a).astype(bool)
+
+def _same_text(a, b): return (_missing(a) & _missing(b)) | (~_missing(a) & ~_missing(b) & (a.astype(str) == b.astype(str)))
+
 def _compare_arrays(a, b, rtol, atol):
     if a.shape != b.shape: return f"the shape is {a.shape}, but {b.shape} is expected"
     numeric = a.dtype.kind in "biuf", b.dtype.kind in "biuf"
     if numeric[0] != numeric[1]: return "numbers are expected, this holds text" if numeric[1] else "text is expected, this holds numbers"
-    same = _close(a.astype(float), b.astype(float), rtol, atol) if numeric[0] else a.astype(str) == b.astype(str)
+    same = _close(a.astype(float), b.astype(float), rtol, atol) if numeric[0] else _same_text(a, b)
     wrong = int((~same).sum())
     return None if wrong == 0 else "the value differs" if a.ndim == 0 else f"{wrong} of {same.size} values differ"
 
@@ -201,7 +209,7 @@ def compare(yours, expected, # decoded values
             kind:str, # one of `KINDS`
             rtol:float=1e-6, atol:float=1e-9, # |yours - expected| <= atol + rtol * |expected|
            ) -> str|None: # None, or the kind of difference
-    "Whether two values are equal as `kind`, within tolerance for the kinds that hold numbers."
+    "Whether two values are equal as `kind`; floats, arrays and frames within tolerance, the rest exactly."
     try: a = as_kind(yours, kind)
     except WrongKind as e: return str(e)
     try: return _compare(a, as_kind(expected, kind), kind, rtol, atol)
@@ -217,7 +225,7 @@ def _compare(a, b, kind, rtol, atol):
     if kind == "set" and len(a) != len(b): return f"{len(a)} members, but {len(b)} are expected"
     return "the text differs" if kind == "text" else "the value differs"
 
-# %% ../nbs/lab.ipynb #226c1973
+# %% ../nbs/lab.ipynb #1c443b2b
 def readable(v, limit:int=2000) -> str:
     "A value as a person reads it: floats with 6 digits, long things cut."
     if isinstance(v, float): text = f"{v:.6g}"
@@ -235,7 +243,7 @@ def readable(v, limit:int=2000) -> str:
 def bundle(value) -> dict:
     "The two forms of a value: our JSON and plain text. Raises `UnknownValue`."
     data = encode(value)
-    size = len(_canonical(data))
+    size = len(_canonical(data).encode(errors="replace"))
     if size > MAX_BYTES: raise UnknownValue(f"show() got a value of {size / 1e6:.1f} MB; the limit is {MAX_BYTES / 1e6:.0f} MB. Show a summary of it")
     return {MIME: data, "text/plain": readable(decode(data))}
 
@@ -253,7 +261,7 @@ def _display(forms):
         display(forms, raw=True)
     else: print(forms["text/plain"])
 
-# %% ../nbs/lab.ipynb #2ae1e1e4
+# %% ../nbs/lab.ipynb #0024355c
 _expected, _parameters = {}, {}
 
 def expect(text:str): # JSON: {"parameters": {...}, "checks": {id: {"values", "kinds", "rtol", "atol", "judged", "hint"}}}
@@ -299,6 +307,7 @@ def check(id:str) -> Comparison:
     if changed := _changed_parameters():
         return Comparison(f"{id}: you changed {', '.join(changed)}; the expected values hold for the parameters as handed out.", None, [])
     rows = list(zip((readable(decode(y)) for y in yours), (readable(decode(e)) for e in rule["values"])))
-    if rule["judged"]: return Comparison(f"{id}: right answers may differ here. Your instructor's judge decides; ours is shown for comparison.", None, rows)
     reason = _differences(rule, yours)
-    return Comparison(f"{id}: {reason or 'as expected'}", reason is None, rows, rule["hint"])
+    if rule["judged"] and reason: return Comparison(f"{id}: not the same as ours, but right answers may differ here; your lecturer's judge decides.", None, rows)
+    same = "the same as ours; your lecturer's judge decides" if rule["judged"] else "as expected"
+    return Comparison(f"{id}: {reason or same}", reason is None, rows, rule["hint"])

@@ -16,7 +16,7 @@ from .judge import judge_submission, reference
 from .kernels import NoKernel
 from .labs import FORMAT, LabError, NoCourse, NotASubmission, draw_set, find_lab, lab_names, read_submission, set_number
 
-# %% ../../nbs/grading/06_classroom.ipynb #259f4f7d
+# %% ../../nbs/grading/06_classroom.ipynb #523ac0fb
 @dataclass(frozen=True)
 class Found:
     "A submitted file, or the reason why it cannot be graded."
@@ -43,10 +43,10 @@ def _entries(folder, lab, known):
         else: yield Found(path.stem, lab or "", path, f"{path.name} is not a notebook; hand in a file that ends in .ipynb")
 
 def _in_folder(folder, lab, known):
-    notebooks = [p for p in sorted(folder.glob("*.ipynb")) if not p.name.startswith(".")]
-    wanted = [p for p in notebooks if p.stem == lab] if lab else notebooks
-    for path in wanted:
-        if path.stem in known: yield Found(folder.name, path.stem, path)
+    notebooks = {p: p.stem if p.stem in known else _claimed_lab(p) for p in sorted(folder.glob("*.ipynb")) if not p.name.startswith(".")}
+    wanted = {p: name for p, name in notebooks.items() if not lab or lab in (name, p.stem)}
+    for path, name in wanted.items():  # '09_drift (1).ipynb', as browsers save it, still says which lab it is
+        if name in known: yield Found(folder.name, name, path)
         else: yield Found(folder.name, path.stem, path, f"{folder.name}/{path.name}: there is no lab {path.stem!r}; there are: {', '.join(known)}")
     if not wanted: yield Found(folder.name, lab or "", folder, f"{folder.name}/ holds no {lab or 'lab'}.ipynb")
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOOP', 'FLOOD', 'demo_submissions', 'demo_class']
 
-# %% ../../nbs/grading/10_demo.ipynb #f5f0d655
+# %% ../../nbs/grading/10_demo.ipynb #9eb09f08
 import copy
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import nbformat
 from .derive import student_path
 from .judge import public_reference
 from .labs import NoCourse, find_lab, lab_from_notebook
-from .verify import importing_liar, right_answers
+from .verify import importing_liar
 from ..lab import decode
 
 # %% ../../nbs/grading/10_demo.ipynb #ccae9311

@@ -24,15 +24,14 @@ def _lab_and_submission(nb):
     if not submission.lab: raise NotASubmission("the notebook does not say which lab it is (metadata.mlops_course.lab)")
     return find_lab(find_course(), submission.lab), submission
 
-# %% ../../nbs/grading/09_engine.ipynb #c14f88fa
-_MARKS = {"right": "✓", "partial": "◐", "not started": "○"}
-
+# %% ../../nbs/grading/09_engine.ipynb #beb85c94
 def _table(verdicts):
     "The verdicts as a Markdown table, with student text made harmless."
     from html import escape
+    from mlops_course.grading.judge import MARKS
     from mlops_course.grading.report import clean_text
     safe = lambda text: escape(clean_text(text, 200)).replace("|", "&#124;").replace("\n", " ").replace("`", "&#96;")
-    rows = [f"| {_MARKS.get(v.status, '✗')} {v.status} | {safe(v.title or v.check)}{' (hidden)' * v.hidden} | {v.earned:g} of {v.points:g} | {safe(v.reason)} |" for v in verdicts]
+    rows = [f"| {MARKS.get(v.status, '✗')} {v.status} | {safe(v.title or v.check)}{' (hidden)' * v.hidden} | {v.earned:g} of {v.points:g} | {safe(v.reason)} |" for v in verdicts]
     earned, points = sum(v.earned for v in verdicts), sum(v.points for v in verdicts)
     return "\n".join([f"# {earned:g} of {points:g} points", "", "| verdict | check | points | reason |", "|---|---|---|---|", *rows])
 

@@ -46,7 +46,7 @@ def work_hash(*parts) -> str:
     "A hash of everything that a result depends on."
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-# %% ../../nbs/grading/05_gradebook.ipynb #f1aaf5b3
+# %% ../../nbs/grading/05_gradebook.ipynb #1a67aef5
 class GradebookBusy(Exception):
     "Another run is writing to this gradebook."
 
@@ -61,12 +61,13 @@ class Gradebook:
         if write: self._take_lock()
         try:
             self.db = sqlite3.connect(self.path, isolation_level=None)
-            self.db.execute("pragma journal_mode=wal")
-            self.db.executescript(_SCHEMA)
+            if write: self.db.executescript("pragma journal_mode=wal;" + _SCHEMA)
+            self.db.execute("select 1 from submissions limit 1")
         except sqlite3.DatabaseError as e: raise NoGradebook(f"{self.path} is not a gradebook ({e})") from None
 
     def _take_lock(self):
-        import fcntl
+        try: import fcntl
+        except ImportError: raise NoGradebook("grading needs Linux; on Windows, use WSL2 or a virtual machine") from None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.path.with_suffix(".lock"), "w")
         try: fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
