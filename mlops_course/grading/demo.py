@@ -65,7 +65,7 @@ def _with_cell(nb, source, at=2):
     nb.cells.insert(at, nbformat.v4.new_code_cell(source, id=f"own-{at}"))
     return nb
 
-# %% ../../nbs/grading/10_demo.ipynb #fd94cbc6
+# %% ../../nbs/grading/10_demo.ipynb #28ec41b3
 def _deleted(nb):
     gone = {c.id for c in _checks(nb)[::2]}
     nb.cells = [c for c in nb.cells if c.id not in gone]
@@ -90,7 +90,7 @@ def _web_editor(nb):
     return nb
 
 LOOP = "while True: pass"
-FLOOD = "while True: print('and again ' * 10_000)"
+FLOOD = "while True: print('and again ' * 100)"
 _NOISE = "import sys, warnings\nwarnings.warn('this function will change')\nprint('loading', file=sys.stderr)\nprint('done')"
 
 def demo_submissions(course, name:str) -> dict: # file content (a notebook or bytes) by student

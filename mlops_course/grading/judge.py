@@ -184,7 +184,7 @@ def _error_reason(outputs, hidden):
     text = f"{error.get('ename', 'Error')}: {error.get('evalue', '')}".replace("\n", " ")
     return text if len(text) < 300 else text[:300] + " …"
 
-# %% ../../nbs/grading/03_judge.ipynb #6242f052
+# %% ../../nbs/grading/03_judge.ipynb #4bf3a0af
 class Run:
     "A pytest plugin for one execution of one assembled notebook."
     def __init__(self, lab, assembly, ref, set_, judge, deadline, on_outcome=None):
@@ -245,10 +245,9 @@ class Run:
         try: run()
         except kernels.KernelDied: raise Stopped("died") from None
         except Exception: pass                     # an exception in the cell: it is among the outputs
+        timed_out, item.parent.timed_out = item.parent.timed_out, False
         if self.kernel.flooded: raise Stopped("flooded")
-        if item.parent.timed_out or not self.kernel.is_alive():
-            item.parent.timed_out = False
-            raise Stopped("timeout")
+        if timed_out or not self.kernel.is_alive(): raise Stopped("timeout")
 
     def _prepare(self, check):
         "Set the hidden seed and inputs of a check, just before it runs."

@@ -124,7 +124,7 @@ class _Process(RunningKernel):
             if getattr(self, "_folder", None) is not None: os.close(self._folder)
         shutil.rmtree(self.home, ignore_errors=True)
 
-# %% ../../nbs/grading/01_kernels.ipynb #549eda11
+# %% ../../nbs/grading/01_kernels.ipynb #322d4719
 _COUNTED = ("stream", "display_data", "execute_result")
 
 class ColdKernel(_Process):
@@ -132,10 +132,12 @@ class ColdKernel(_Process):
 
     def execute_cell_input(self, cell_input, allow_stdin=None):
         self.flooded, self._printed = False, 0
-        return super().execute_cell_input(cell_input, allow_stdin)
+        self._cell = super().execute_cell_input(cell_input, allow_stdin)
+        return self._cell
 
     def _keep(self, msg):
-        "Queue one output message, unless the cell has printed too much."
+        "Queue one message of the cell that runs now, unless it is an output and the cell has printed too much."
+        if msg["parent_header"].get("msg_id") != self._cell: return  # what an earlier cell still had to say
         self._printed += sum(map(len, (str(v) for v in msg["content"].values()))) if msg["msg_type"] in _COUNTED else 0
         self.flooded = self.flooded or self._printed > self.output_bytes
         if not (self.flooded and msg["msg_type"] in _COUNTED): self._waiting.append(msg)
