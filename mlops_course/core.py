@@ -96,10 +96,10 @@ class Claim:
 
     def _repr_html_(self): return _card(self)
 
-# %% ../nbs/00_core.ipynb #713f3689
+# %% ../nbs/00_core.ipynb #7ff87994
 def _card(c): # a claim, as HTML
     from html import escape
-    mark, colour = ("✓ holds", "#1a7f37") if c.holds else ("✗ does not hold", "#b35900")
+    mark, colour = ("✓ holds", "#1c568f") if c.holds else ("✗ does not hold", "#c4511f")
     return (f"<div style='border-left:4px solid {colour};padding:.2em .8em;margin:.3em 0'>“{escape(c.statement)}” "
             f"<small>({escape(c.source)})</small><br><b>{c.value:.3g} {escape(c.unit)}</b> measured here: "
             f"<b style='color:{colour}'>{mark}</b>. <small>{escape(c.how)}</small></div>")

@@ -261,7 +261,7 @@ def _display(forms):
         display(forms, raw=True)
     else: print(forms["text/plain"])
 
-# %% ../nbs/lab.ipynb #0024355c
+# %% ../nbs/lab.ipynb #4ed89a80
 _expected, _parameters = {}, {}
 
 def expect(text:str): # JSON: {"parameters": {...}, "checks": {id: {"values", "kinds", "rtol", "atol", "judged", "hint"}}}
@@ -290,10 +290,10 @@ class Comparison:
         lines = [mark + self.verdict] + [f"  yours:    {y}\n  expected: {e}" for y, e in self.rows if self.right is not True]
         return "\n".join(lines + ([f"  hint: {self.hint}"] if self.hint and self.right is False else []))
     def _repr_html_(self):
-        colour = {True: "#1a7f37", False: "#b35900", None: "#57606a"}[self.right]
+        colour = {True: "#1c568f", False: "#c4511f", None: "#57606a"}[self.right]  # told apart by colour-blind readers as well
         mark = {True: "✓", False: "✗", None: "·"}[self.right]
         cell = "style='text-align:left;vertical-align:top;padding:.1em 1.5em .1em 0'"
-        pre = lambda t: f"<td {cell}><pre style='margin:0'>{escape(t)}</pre></td>"
+        pre = lambda t: f"<td {cell}><pre style='margin:0;white-space:pre'>{escape(t)}</pre></td>"
         rows = "".join(f"<tr>{pre(y)}{pre(e)}</tr>" for y, e in self.rows)
         table = f"<table><tr><th {cell}>yours</th><th {cell}>expected</th></tr>{rows}</table>" if rows and self.right is not True else ""
         hint = f"<details><summary>hint</summary>{escape(self.hint)}</details>" if self.hint and self.right is False else ""
