@@ -6,8 +6,8 @@
 __all__ = ['MIME', 'MAX_BYTES', 'MAX_DEPTH', 'KINDS', 'UnknownValue', 'encode', 'BadValue', 'decode', 'WrongKind', 'describe',
            'as_kind', 'compare', 'readable', 'bundle', 'show', 'expect', 'Comparison', 'check']
 
-# %% ../nbs/lab.ipynb #c72d1383
-import json, math, sys
+# %% ../nbs/lab.ipynb #85ad710c
+import json, math, numbers, sys
 from html import escape
 
 MIME = "application/vnd.mlops-course.value+json"  # only outputs of this type count; prints and figures are free
@@ -32,7 +32,7 @@ def _frame(df, depth):
     return {"frame": {"columns": [encode(c, depth) for c in df.columns.tolist()], "index": index,
                       "values": [[encode(x, depth) for x in df.iloc[:, j].tolist()] for j in range(df.shape[1])]}}
 
-# %% ../nbs/lab.ipynb #4957dda2
+# %% ../nbs/lab.ipynb #f7568048
 def encode(value, # anything that a check may show
            depth:int=0):
     "`value` as JSON data. Raises `UnknownValue`, naming the type, for what cannot be handed in."
@@ -56,6 +56,7 @@ def encode(value, # anything that a check may show
         import numpy as np
         a = np.asarray(value)
         return encode(a.item(), sub) if a.ndim == 0 and a.dtype.kind in "biufU" else _array(a, sub)
+    if isinstance(value, numbers.Number) and not isinstance(value, complex): return encode(float(value), sub)  # Fraction, Decimal
     raise UnknownValue(f"show() cannot hand in a value of type {kind!r}. It takes numbers, text, lists, sets, dictionaries, arrays "
                        "and data frames; turn yours into one of these")
 

@@ -46,15 +46,20 @@ def work_hash(*parts) -> str:
     "A hash of everything that a result depends on."
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-# %% ../../nbs/grading/05_gradebook.ipynb #1a67aef5
+# %% ../../nbs/grading/05_gradebook.ipynb #2921bd4a
 class GradebookBusy(Exception):
     "Another run is writing to this gradebook."
 
 class NoGradebook(Exception):
     "The file is not a gradebook."
 
-class Gradebook:
-    "Grades of a class. Open it for writing with `with Gradebook(path, write=True) as book:`."
+class _Transaction:
+    def __init__(self, db): self.db = db
+    def __enter__(self): self.db.execute("begin immediate")
+    def __exit__(self, kind, *rest): self.db.execute("rollback" if kind else "commit")
+
+class _File:
+    "The SQLite file of a gradebook and its lock."
     def __init__(self, path, write:bool=False):
         self.path, self._lock = Path(path), None
         if not write and not self.path.exists(): raise NoGradebook(f"there is no gradebook {self.path}; grade a class first:  mlops-course grade FOLDER")
@@ -80,7 +85,9 @@ class Gradebook:
         self.db.close()
         if self._lock: self._lock.close()
 
-    # rounds
+# %% ../../nbs/grading/05_gradebook.ipynb #73607e60
+class _Writing(_File):
+    "What a grading run asks and writes."
 
     def round_of(self, student:str, lab:str, digest:str) -> int:
         "The round of this submission: that of the last one if it is the same, the next one otherwise."
@@ -92,12 +99,10 @@ class Gradebook:
         row = self.db.execute("select work, status from submissions where student=? and lab=? and round=?", (student, lab, round)).fetchone()
         return row is not None and row[0] == work and row[1] in ("graded", "refused")
 
-    # writing
-
     def begin(self, student:str, lab:str, round:int, digest:str, work:str):
         "Start grading a submission: whatever an earlier, interrupted attempt left of it goes."
         key = (student, lab, round)
-        with self._transaction():
+        with _Transaction(self.db):
             self.db.execute("delete from verdicts where student=? and lab=? and round=?", key)
             self.db.execute("insert or replace into submissions values (?,?,?,?,?,'in flight','','[]',?,0)", (*key, digest, work, _now()))
 
@@ -111,11 +116,6 @@ class Gradebook:
         self.db.execute("update submissions set status=?, reason=?, notes=?, seconds=?, graded_at=? where student=? and lab=? and round=?",
                         (status, reason, json.dumps(notes), seconds, _now(), student, lab, round))
 
-    def _transaction(self):
-        return _Transaction(self.db)
-
-    # references
-
     def reference(self, work:str) -> Reference|None:
         "A stored reference, or None."
         row = self.db.execute("select data from refs where work=?", (work,)).fetchone()
@@ -124,7 +124,9 @@ class Gradebook:
     def keep_reference(self, work:str, ref:Reference):
         self.db.execute("insert or replace into refs values (?,?)", (work, json.dumps(asdict(ref))))
 
-    # reading
+# %% ../../nbs/grading/05_gradebook.ipynb #ee49176d
+class Gradebook(_Writing):
+    "Grades of a class. Open it for writing with `with Gradebook(path, write=True) as book:`."
 
     def grades(self, lab:str|None=None) -> list:
         "The latest round of every student and lab that is finished, ordered by lab and student."
@@ -136,11 +138,6 @@ class Gradebook:
     def _verdicts(self, *key):
         rows = self.db.execute("select data from verdicts where student=? and lab=? and round=? order by position", key)
         return tuple(Verdict(**{**json.loads(data), "filled": tuple(json.loads(data)["filled"])}) for data, in rows)
-
-class _Transaction:
-    def __init__(self, db): self.db = db
-    def __enter__(self): self.db.execute("begin immediate")
-    def __exit__(self, kind, *rest): self.db.execute("rollback" if kind else "commit")
 
 # %% ../../nbs/grading/05_gradebook.ipynb #9e5aa2c0
 KEY_FILE = ".course-key"

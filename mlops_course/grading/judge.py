@@ -184,38 +184,56 @@ def _error_reason(outputs, hidden):
     text = f"{error.get('ename', 'Error')}: {error.get('evalue', '')}".replace("\n", " ")
     return text if len(text) < 300 else text[:300] + " …"
 
-# %% ../../nbs/grading/03_judge.ipynb #4bf3a0af
-class Run:
-    "A pytest plugin for one execution of one assembled notebook."
-    def __init__(self, lab, assembly, ref, set_, judge, deadline, on_outcome=None):
-        self.lab, self.assembly, self.ref, self.judge, self.deadline = lab, assembly, ref, judge, deadline
-        self.on_outcome = on_outcome or (lambda check, outcome: None)
-        self.set_ = {**set_, "values": _with_ports(lab, set_["values"])}
-        self.outcomes, self.outputs, self.kernel = {}, {}, None
-        self.culprit = None   # the first cell that did not come to its own end
-        self.stuck = set()    # holes whose code did not come to an end when a check called it
-        self.cut = {}         # holes whose cell was cut short, and how
+# %% ../../nbs/grading/03_judge.ipynb #8c334817
+def _as_kinds(check, values):
+    "Values as a judge gets them: turned into their kinds and encoded, one by itself, several as a list."
+    converted = [encode(as_kind(decode(v), check.kind(i))) for i, v in enumerate(values)]
+    return converted[0] if len(converted) == 1 else {"list": converted}
 
-    def notebook(self):
-        cells = [_code(c, c.source) for c in self.assembly.cells if c.role != "text"]
-        from papermill.parameterize import parameterize_notebook
-        return parameterize_notebook(_notebook(self.lab, cells), self.set_["values"], kernel_name=self.lab.kernel)
+class _Marking:
+    "Turns what a check's cell put out into an `Outcome`. Needs lab, set_, ref, judge, kernel and cut of a `Run`."
 
-    # hooks of pytest
+    def _compare(self, item, check):
+        outputs = item.test_outputs or []
+        got = tuple(shown(outputs))
+        if any(o.get("output_type") == "error" for o in outputs): return self._raised(check, outputs, got)
+        if sum(len(json.dumps(g)) for g in got) > 2 * MAX_BYTES: return Outcome("wrong", reason="the value is too large")
+        if check.judge: return self._judged(item, check, got)
+        reason = mismatch(list(got), self.ref.values[check.id], check.kind, check.rtol, check.atol)
+        return Outcome("wrong" if reason else "right", 0.0 if reason else 1.0, reason or "", got)
 
-    def pytest_collection_modifyitems(self, items):
-        for item in items:
-            item.parent.setup = lambda: self._set_up(item.parent)
-            item.setup = lambda: None              # nbval marks what follows a time-out as expected to fail; here it goes on
-            item.runtest = lambda item=item, run=item.runtest: self._run_cell(item, run)
-            item.compare_outputs = lambda test, ref, skip_compare=None: True
-            item.options = {"check": True, "skip": False, "check_exception": False}  # comments such as NBVAL_SKIP are a student's, not ours
+    def _raised(self, check, outputs, got):
+        how = self.cut.get(self.lab.own_hole(check))  # the name is not defined because its cell was cut short: say that instead
+        return self._stopped(how) if how else Outcome("error", reason=_error_reason(outputs, check.hidden), got=got)
 
-    def _set_up(self, file):
-        file.kernel = self.kernel = kernels.start(self.lab.kernel, self.lab.limits)
-        file.setup_sanitize_files()
+    def _judged(self, item, check, got):
+        cpu, expected = self.kernel.cpu() - item.cpu, self.ref.values[check.id]
+        if reason := wrong_form(list(got), expected, check.kind): return Outcome("wrong", reason=reason, got=got)
+        given = {"got": _as_kinds(check, got), "ref": _as_kinds(check, expected), "secret": self.ref.secret.get(check.id), "cpu": cpu, "url": self._url(check)}
+        with tempfile.TemporaryDirectory(prefix="files-") as folder:
+            files = {name: self.kernel.copy_out(name, folder) for name in check.files}
+            try: score, reason = self.judge.score(check, given, files)
+            except JudgeFailed as e: return self._judge_failed(check, given, e, got)
+        status = "right" if score == 1 else "partial" if score > 0 else "wrong"
+        return Outcome(status, score, reason, got)
 
-    # one cell
+    def _url(self, check): return self.kernel.url(self.set_["values"][check.port]) if check.port else None
+
+    def _judge_failed(self, check, given, error, got):
+        "What the student handed in may be of a form that the judge did not expect. If the judge fails on the solution's own value too, it is at fault."
+        if not (check.port or check.files):
+            try: self.judge.score(check, {**given, "got": given["ref"]}, {})
+            except JudgeFailed as e: raise LabError(self.lab.path, f"the judge cell of check {check.id!r} raises on the solution's own value: {e}") from None
+        what = "server" if check.port else "file" if check.files else "value"
+        return Outcome("wrong", reason=f"your {what} cannot be judged: it is missing, or not of the form that the task asks for", got=got)
+
+    def _stopped(self, how):
+        limits = {**self.lab.limits, "megabytes": self.lab.limits["output_bytes"] / 1e6}
+        return Outcome(how, reason=REASONS[how].format(**limits))
+
+# %% ../../nbs/grading/03_judge.ipynb #9001a2d5
+class _Running(_Marking):
+    "Runs one cell after the other and keeps the outcomes of the checks."
 
     def record(self, check, outcome):
         self.outcomes[check.id] = outcome
@@ -265,50 +283,34 @@ class Run:
         if meta.get("lab_role") == "check" and how in ("timeout", "flooded"): self.stuck.add(self.lab.own_hole(self.lab.check(meta["lab_name"])))
         if meta.get("lab_role") == "hole": self.cut[meta["lab_name"]] = how
 
-    def _stopped(self, how):
-        limits = {**self.lab.limits, "megabytes": self.lab.limits["output_bytes"] / 1e6}
-        return Outcome(how, reason=REASONS[how].format(**limits))
+# %% ../../nbs/grading/03_judge.ipynb #6bcc9a9b
+class Run(_Running):
+    "A pytest plugin for one execution of one assembled notebook."
+    def __init__(self, lab, assembly, ref, set_, judge, deadline, on_outcome=None):
+        self.lab, self.assembly, self.ref, self.judge, self.deadline = lab, assembly, ref, judge, deadline
+        self.on_outcome = on_outcome or (lambda check, outcome: None)
+        self.set_ = {**set_, "values": _with_ports(lab, set_["values"])}
+        self.outcomes, self.outputs, self.kernel = {}, {}, None
+        self.culprit = None   # the first cell that did not come to its own end
+        self.stuck = set()    # holes whose code did not come to an end when a check called it
+        self.cut = {}         # holes whose cell was cut short, and how
 
-    # what a check is worth
+    def notebook(self):
+        cells = [_code(c, c.source) for c in self.assembly.cells if c.role != "text"]
+        from papermill.parameterize import parameterize_notebook
+        return parameterize_notebook(_notebook(self.lab, cells), self.set_["values"], kernel_name=self.lab.kernel)
 
-    def _compare(self, item, check):
-        outputs = item.test_outputs or []
-        got = tuple(shown(outputs))
-        if any(o.get("output_type") == "error" for o in outputs): return self._raised(check, outputs, got)
-        if sum(len(json.dumps(g)) for g in got) > 2 * MAX_BYTES: return Outcome("wrong", reason="the value is too large")
-        if check.judge: return self._judged(item, check, got)
-        reason = mismatch(list(got), self.ref.values[check.id], check.kind, check.rtol, check.atol)
-        return Outcome("wrong" if reason else "right", 0.0 if reason else 1.0, reason or "", got)
+    def pytest_collection_modifyitems(self, items):
+        for item in items:
+            item.parent.setup = lambda: self._set_up(item.parent)
+            item.setup = lambda: None              # nbval marks what follows a time-out as expected to fail; here it goes on
+            item.runtest = lambda item=item, run=item.runtest: self._run_cell(item, run)
+            item.compare_outputs = lambda test, ref, skip_compare=None: True
+            item.options = {"check": True, "skip": False, "check_exception": False}  # comments such as NBVAL_SKIP are a student's, not ours
 
-    def _raised(self, check, outputs, got):
-        how = self.cut.get(self.lab.own_hole(check))  # the name is not defined because its cell was cut short: say that instead
-        return self._stopped(how) if how else Outcome("error", reason=_error_reason(outputs, check.hidden), got=got)
-
-    def _judged(self, item, check, got):
-        cpu, expected = self.kernel.cpu() - item.cpu, self.ref.values[check.id]
-        if reason := wrong_form(list(got), expected, check.kind): return Outcome("wrong", reason=reason, got=got)
-        given = {"got": _as_kinds(check, got), "ref": _as_kinds(check, expected), "secret": self.ref.secret.get(check.id), "cpu": cpu, "url": self._url(check)}
-        with tempfile.TemporaryDirectory(prefix="files-") as folder:
-            files = {name: self.kernel.copy_out(name, folder) for name in check.files}
-            try: score, reason = self.judge.score(check, given, files)
-            except JudgeFailed as e: return self._judge_failed(check, given, e, got)
-        status = "right" if score == 1 else "partial" if score > 0 else "wrong"
-        return Outcome(status, score, reason, got)
-
-    def _url(self, check): return self.kernel.url(self.set_["values"][check.port]) if check.port else None
-
-    def _judge_failed(self, check, given, error, got):
-        "What the student handed in may be of a form that the judge did not expect. If the judge fails on the solution's own value too, it is at fault."
-        if not (check.port or check.files):
-            try: self.judge.score(check, {**given, "got": given["ref"]}, {})
-            except JudgeFailed as e: raise LabError(self.lab.path, f"the judge cell of check {check.id!r} raises on the solution's own value: {e}") from None
-        what = "server" if check.port else "file" if check.files else "value"
-        return Outcome("wrong", reason=f"your {what} cannot be judged: it is missing, or not of the form that the task asks for", got=got)
-
-def _as_kinds(check, values):
-    "Values as a judge gets them: turned into their kinds and encoded, one by itself, several as a list."
-    converted = [encode(as_kind(decode(v), check.kind(i))) for i, v in enumerate(values)]
-    return converted[0] if len(converted) == 1 else {"list": converted}
+    def _set_up(self, file):
+        file.kernel = self.kernel = kernels.start(self.lab.kernel, self.lab.limits)
+        file.setup_sanitize_files()
 
 # %% ../../nbs/grading/03_judge.ipynb #214726cc
 @contextmanager
