@@ -17,7 +17,7 @@ from .labs import NoCourse, find_lab, lab_from_notebook
 from .verify import importing_liar
 from ..lab import decode
 
-# %% ../../nbs/grading/10_demo.ipynb #ccae9311
+# %% ../../nbs/grading/10_demo.ipynb #34cc0be3
 class _Maker:
     "Makes submissions of one lab."
     def __init__(self, course, name):
@@ -46,14 +46,14 @@ class _Maker:
         for check in self.lab.checks:
             hole = self.lab.holes[self.lab.own_hole(check)]
             if check.hidden or hole.name in answers: continue
-            value = repr(_literal(decode(values[check.id][0])))
+            value = _literal(decode(values[check.id][0]))
             answers[hole.name] = "\n".join(f"def {n}(*args, **kwargs): return {value}" if f"def {n}" in hole.solution else f"{n} = {value}" for n in hole.names)
         return answers
 
-def _literal(v):
-    "A decoded value as one that can be typed into a cell."
-    if hasattr(v, "to_dict"): return v.to_dict("list")
-    return v.tolist() if hasattr(v, "tolist") else v
+def _literal(v) -> str:
+    "A decoded value as it can be typed into a cell; the same text in every process, also for sets."
+    if isinstance(v, set): return "{" + ", ".join(sorted(map(repr, v))) + "}" if v else "set()"
+    return repr(v.to_dict("list") if hasattr(v, "to_dict") else v.tolist() if hasattr(v, "tolist") else v)
 
 def _is(cell, key): return key in cell.metadata.get("mlops_course", {})
 def _checks(nb): return [c for c in nb.cells if _is(c, "check")]
@@ -65,7 +65,7 @@ def _with_cell(nb, source, at=2):
     nb.cells.insert(at, nbformat.v4.new_code_cell(source, id=f"own-{at}"))
     return nb
 
-# %% ../../nbs/grading/10_demo.ipynb #28ec41b3
+# %% ../../nbs/grading/10_demo.ipynb #84add5dc
 def _deleted(nb):
     gone = {c.id for c in _checks(nb)[::2]}
     nb.cells = [c for c in nb.cells if c.id not in gone]
@@ -82,7 +82,7 @@ def _doubled(nb):
     return nb
 
 def _edited(nb, values):
-    for c in _checks(nb): c.source = f"show({_literal(decode(values[c.metadata.mlops_course.check][0]))!r})"
+    for c in _checks(nb): c.source = f"show({_literal(decode(values[c.metadata.mlops_course.check][0]))})"
     return nb
 
 def _web_editor(nb):
