@@ -46,7 +46,8 @@ def course(tmp_path_factory):
 
 def grade(course, out):
     return subprocess.Popen([sys.executable, "-c", "from mlops_course.cli import main; main()", "grade", "class", "--out", out], cwd=course,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background jobs ignore Ctrl-C
 
 
 def rows(course, out, table, columns):
