@@ -139,7 +139,7 @@ def _to_text(v):
     if not isinstance(v, str): raise WrongKind(f"text is wanted, this is {describe(v)}")
     return "\n".join(line.rstrip() for line in v.strip().splitlines())
 
-# %% ../nbs/lab.ipynb #411219b7
+# %% ../nbs/lab.ipynb #fd9642bd
 def _to_array(v):
     import numpy as np
     if isinstance(v, (set, dict, str)) or v is None: raise WrongKind(f"an array is wanted, this is {describe(v)}")
@@ -154,9 +154,8 @@ def _to_array(v):
 def _to_frame(v):
     import pandas as pd
     if isinstance(v, pd.DataFrame): return v
-    try: return pd.DataFrame(v if isinstance(v, (dict, list)) else None)
-    except Exception: pass
-    raise WrongKind(f"a table is wanted, this is {describe(v)}")
+    if not isinstance(v, (dict, list)): raise WrongKind(f"a table is wanted, this is {describe(v)}")
+    return pd.DataFrame(v)
 
 def _to_set(v):
     if hasattr(v, "tolist"): v = v.tolist()
