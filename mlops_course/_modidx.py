@@ -339,6 +339,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'mlops_course/grading/judge.py'),
                                             'mlops_course.grading.judge._at_fault': ( 'grading/judge.html#_at_fault',
                                                                                       'mlops_course/grading/judge.py'),
+                                            'mlops_course.grading.judge._bare_reason': ( 'grading/judge.html#_bare_reason',
+                                                                                         'mlops_course/grading/judge.py'),
                                             'mlops_course.grading.judge._code': ( 'grading/judge.html#_code',
                                                                                   'mlops_course/grading/judge.py'),
                                             'mlops_course.grading.judge._culprit_hole': ( 'grading/judge.html#_culprit_hole',

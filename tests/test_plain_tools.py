@@ -39,7 +39,7 @@ def test_nbval_compares_a_solution_and_sums_up_points():
 
 def test_nbval_fails_on_the_unsolved_lab():
     done = run("pytest", "--nbval", f"labs/{LAB}.ipynb", "-q", "-p", "no:cacheprovider")
-    assert done.returncode == 1 and f"0 of " in done.stdout, done.stdout
+    assert done.returncode == 1 and "0 of " in done.stdout, done.stdout
 
 
 def test_the_papermill_engine_grades_one_notebook(tmp_path):

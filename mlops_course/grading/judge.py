@@ -160,7 +160,7 @@ class JudgeKernel:
         if self.kernel: self.kernel.stop()
         self.kernel = None
 
-# %% ../../nbs/grading/03_judge.ipynb #88c87a5c
+# %% ../../nbs/grading/03_judge.ipynb #175c077a
 @dataclass(frozen=True)
 class Outcome:
     "What one check came to in one run."
@@ -175,12 +175,14 @@ REASONS = {"timeout": "stopped after {cell_seconds:g} s: the code did not come t
 class Stopped(Exception):
     "A cell did not come to its own end; `args[0]` says how."
 
+def _bare_reason(name): return f"raised {name}" if isinstance(getattr(builtins, name, None), type) else "raised an exception"
+
 def _error_reason(outputs, hidden):
     """The exception that a cell raised, without its traceback: that names files of this machine. Of a hidden check no more than a built-in
     exception's name: the message, and even the name of a class, are the student's to write, and could carry the hidden inputs out."""
     error = next((o for o in reversed(outputs) if o.get("output_type") == "error"), None)
     if error is None: return "raised an exception"
-    if hidden: return f"raised {error['ename']}" if isinstance(getattr(builtins, str(error.get("ename")), None), type) else "raised an exception"
+    if hidden: return _bare_reason(str(error.get("ename")))
     text = f"{error.get('ename', 'Error')}: {error.get('evalue', '')}".replace("\n", " ")
     return text if len(text) < 300 else text[:300] + " …"
 
@@ -231,7 +233,7 @@ class _Marking:
         limits = {**self.lab.limits, "megabytes": self.lab.limits["output_bytes"] / 1e6}
         return Outcome(how, reason=REASONS[how].format(**limits))
 
-# %% ../../nbs/grading/03_judge.ipynb #9001a2d5
+# %% ../../nbs/grading/03_judge.ipynb #02f3e769
 class _Running(_Marking):
     "Runs one cell after the other and keeps the outcomes of the checks."
 
@@ -241,7 +243,7 @@ class _Running(_Marking):
 
     def _run_cell(self, item, run):
         meta = item.cell.metadata
-        role, check = meta.get("lab_role"), self.lab.check(meta["lab_name"]) if meta.get("lab_role") == "check" else None
+        check = self.lab.check(meta["lab_name"]) if meta.get("lab_role") == "check" else None
         try: self._execute(item, run, check)
         except Stopped as e:
             self._blame(meta, str(e))
@@ -403,7 +405,7 @@ def _culprit_hole(lab, run):
     if role == "check": return lab.own_hole(lab.check(name))
     return None
 
-# %% ../../nbs/grading/03_judge.ipynb #4e052340
+# %% ../../nbs/grading/03_judge.ipynb #dc79b25a
 class Judgement:
     "All runs that one submission needs, and the verdict on each check."
     def __init__(self, lab, submission, set_, ref, on_verdict=None):
@@ -463,6 +465,8 @@ class Judgement:
         if outcome.score == 0 and state != "answered":
             status, reason = "not started", {"not started": "still as it was handed out", "missing": "the answer's cell is gone from the notebook"}[state]
         filled, public = self.filled[check.id] if status != "not started" else (), not check.hidden
+        # with our code in the kernel, a message that the student's code wrote could carry it out
+        if filled and status == "error" and public: reason = _bare_reason(reason.split(":")[0])
         return Verdict(check.id, check.title, check.points, round(check.points * outcome.score, 4), status, reason, check.hint, check.hidden, check.kind(0),
                        _readable(outcome.got) if public and not filled else None, _readable(self.ref.values.get(check.id)) if public else None, filled)
 

@@ -283,7 +283,7 @@ class Lab:
         "Seconds for one cell and for a whole submission, and bytes of output."
         return {"cell_seconds": 30, "total_seconds": 300, "output_bytes": 10_000_000, **self.metadata.get("limits", {})}
 
-# %% ../../nbs/grading/00_labs.ipynb #09a5ec40
+# %% ../../nbs/grading/00_labs.ipynb #9b658b19
 def _own(cell): return cell.get("metadata", {}).get("mlops_course", {})
 
 def _role(cell):
@@ -301,7 +301,7 @@ def _role(cell):
 
 def _lab_cells(nb, path):
     "Each notebook cell as a `LabCell`; errors name the cell."
-    out, current = [], None
+    out = []
     for number, cell in enumerate(nb.cells, 1):
         try:
             role = _role(cell)
