@@ -55,7 +55,7 @@ class _Bar:
         self.task = self.progress.add_task(self.what, total=total)
     def step(self, *_): self.progress.advance(self.task)
 
-# %% ../nbs/cli.ipynb #2e12fe72
+# %% ../nbs/cli.ipynb #a11da66a
 def _doctor_rows():
     "(what, is it well, what it says or how to mend it) for everything that has to be there."
     from importlib.metadata import PackageNotFoundError, version
@@ -84,7 +84,16 @@ def _course_rows():
     yield "course", True, f"{course} ({len(names)} labs with solutions)" if names else f"{course} (a student's copy)"
     if not names: return
     yield "grading", sys.platform == "linux", "Linux" if sys.platform == "linux" else "needs Linux (or WSL2, or a VM)"
-    yield "protection", None, "student code runs in a process of its own with your rights, not in a sandbox: grade on a machine or account that you can lose"
+    yield _protection_row()
+
+def _protection_row():
+    "Whether student code can be locked in here: by trying it."
+    from mlops_course.grading import kernels
+    from mlops_course.grading.sandbox import NoSandbox
+    try: kernels.start().stop()
+    except (NoSandbox, kernels.NoKernel) as e: return "protection", False, str(e)
+    user = "an unprivileged user" if os.geteuid() == 0 else "a user namespace of its own"
+    return "protection", True, f"student code is locked in: own files, processes and network, {user}, no capabilities, a filter on system calls, limits on memory, CPU time, processes, files and output"
 
 @app.command()
 def doctor(as_json: Json = False):
@@ -109,7 +118,7 @@ def list_(course: Course = None, as_json: Json = False):
     if as_json: return _print_json(rows)
     for r in rows: _say(f"{r['kind']:10} {r['name']:16} {r['checks']:2} checks {r['points']:3g} points   {r['title']}")
 
-# %% ../nbs/cli.ipynb #2d0eb7a1
+# %% ../nbs/cli.ipynb #35d1d5ea
 def _show_verdict(v):
     from mlops_course.grading.judge import MARKS
     _say(f"{MARKS.get(v.status, '✗')} {v.check:22} {v.earned:g} of {v.points:g}  {v.title}")
@@ -124,6 +133,8 @@ def check(notebook: Annotated[Path, typer.Argument(help="Your notebook, e.g. lab
     "Judge your notebook under the parameters as handed out."
     from dataclasses import asdict
     from mlops_course.grading.judge import check_notebook
+    from mlops_course.grading.kernels import protect
+    protect("never")  # your own code, in your own environment
     if not notebook.exists(): raise FileNotFoundError(f"there is no file {notebook}")
     with _Bar("checking") as bar:
         bar.start(1)
@@ -145,7 +156,7 @@ def _solved_lab(notebook, course):
     try: return find_lab(_course(course or notebook.parent), name)
     except NoCourse: return None
 
-# %% ../nbs/cli.ipynb #58559443
+# %% ../nbs/cli.ipynb #9cd309ed
 def _named(root, labs):
     "(kind, name) of the labs asked for, or of all. Raises `NoCourse` for an unknown name."
     from mlops_course.grading.labs import KINDS_OF_NOTEBOOK, NoCourse, lab_names
@@ -158,6 +169,8 @@ def _named(root, labs):
 def derive(labs: Labs = None, check: Annotated[bool, typer.Option("--check", help="Change nothing; say what is not up to date.")] = False, course: Course = None):
     "Write the student's copies of labs and exercises from their solutions."
     from mlops_course.grading import derive as d
+    from mlops_course.grading.kernels import protect
+    protect("prefer")  # an author's own code: the sandbox for its speed
     root, complaints, changed = _course(course), [], []
     chosen = _named(root, labs)
     with _Bar("checking" if check else "deriving") as bar:
@@ -171,7 +184,7 @@ def derive(labs: Labs = None, check: Annotated[bool, typer.Option("--check", hel
     if not complaints and not changed: _say(f"{len(chosen)} notebooks are up to date")
     if complaints: raise typer.Exit(WRONG)
 
-# %% ../nbs/cli.ipynb #bcf5abbd
+# %% ../nbs/cli.ipynb #ef1bc625
 def _show_verification(found):
     share = f"{found.caught} of {found.mutants} mutants caught ({found.caught_share():.0%})"
     _say(f"{'✗' if found.problems else '✓'} {found.lab}: {found.seeds} seeds, {found.liars} liars, {share}", *(f"    problem: {p}" for p in found.problems),
@@ -183,6 +196,8 @@ def verify(labs: Labs = None, seeds: Annotated[int, typer.Option(min=2)] = 20, m
     "Put labs to the test: right answers pass under many seeds, mutants and liars do not."
     from dataclasses import asdict
     from mlops_course.grading import verify as v
+    from mlops_course.grading.kernels import protect
+    protect("prefer")
     root, results = _course(course), []
     for kind, name in _named(root, labs):
         with _Bar(f"verifying {name}") as bar: results.append(v.verify(root / "solutions" / kind / f"{name}.ipynb", seeds, mutants, jobs, bar.start, bar.step))
@@ -190,11 +205,13 @@ def verify(labs: Labs = None, seeds: Annotated[int, typer.Option(min=2)] = 20, m
     if as_json: _print_json([asdict(p) for p in results])
     if any(p.problems for p in results): raise typer.Exit(WRONG)
 
-# %% ../nbs/cli.ipynb #1ee64304
+# %% ../nbs/cli.ipynb #0973409c
 @app.command()
 def release(out: Annotated[Path, typer.Argument(help="A new folder, or a file that ends in .zip")], course: Course = None):
     "Write what students get: labs, exercises and a light environment, no solutions."
     from mlops_course.grading.derive import release as write
+    from mlops_course.grading.kernels import protect
+    protect("prefer")
     with _Bar("checking labs") as bar: path = write(_course(course), out, bar.start, bar.step)
     _say(f"wrote {path}")
 
@@ -204,24 +221,31 @@ def demo_class(folder: Annotated[Path, typer.Argument(help="Where to write the s
     from mlops_course.grading.demo import demo_class as write
     _say(f"{len(write(_course(course), folder, lab))} submissions of {lab} are in {folder}")
 
-# %% ../nbs/cli.ipynb #09eb340a
+# %% ../nbs/cli.ipynb #b919b2df
 def _out(folder, out): return out or folder.resolve().with_name(folder.resolve().name + "-graded")
 
 @app.command()
 def grade(submissions: Annotated[Path, typer.Argument(help="A folder with STUDENT.ipynb or STUDENT/LAB.ipynb")], lab: Annotated[Optional[str], typer.Option(help="Grade only this lab.")] = None,
           out: Annotated[Optional[Path], typer.Option(help="Folder for the gradebook and the report. Default: SUBMISSIONS-graded")] = None,
+          jobs: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = os.cpu_count() or 1,
+          scheduler: Annotated[Optional[str], typer.Option(help="Address of a Dask scheduler, such as tcp://HOST:8786; its workers then do the judging.")] = None,
+          no_sandbox: Annotated[bool, typer.Option("--no-sandbox", help="Run student code with all your rights. The grades are marked.")] = False,
           course: Course = None, as_json: Json = False):
     "Grade a class: only what is new or changed. Stop it at any time and run it again."
+    from mlops_course.grading import kernels
     from mlops_course.grading.classroom import grade_class
+    from mlops_course.grading.cluster import workers
     from mlops_course.grading.gradebook import Gradebook
     root, out = _course(course), _out(submissions, out)
     if not submissions.is_dir(): raise FileNotFoundError(f"there is no folder {submissions} with submissions")
-    with Gradebook(out / "gradebook.db", write=True) as book, _Bar("grading") as bar:
-        summary = grade_class(submissions, root, book, lab, bar.start, bar.step)
+    kernels.protect("never" if no_sandbox else "require")
+    with Gradebook(out / "gradebook.db", write=True) as book, _Bar("grading") as bar, workers(jobs, scheduler) as executor:
+        summary = grade_class(submissions, root, book, lab, executor, bar.start, bar.step)
         page = _write_report(book, out)
     if as_json: _print_json({"graded": summary.graded, "unchanged": summary.unchanged, "refused": dict(summary.refused), "broken": summary.broken, "report": page})
     else:
         for student, reason in summary.refused: _console(stderr=True).print(_clean(f"refused  {student}: {reason}"), markup=False, soft_wrap=True)
+        for name, why in kernels.left_out().items(): _console(stderr=True).print(_clean(f"slower: every kernel imports {name} by itself, since it {why}"), markup=False, soft_wrap=True)
         _say(f"{summary.graded} graded, {summary.unchanged} unchanged, {len(summary.refused)} refused. Report: {page}")
     for complaint in summary.broken: _console(stderr=True).print(_clean(f"not graded: {complaint}"), markup=False, soft_wrap=True)
     if summary.broken: raise typer.Exit(BAD_INPUT)
@@ -249,8 +273,8 @@ def export(graded: Graded, format: Annotated[str, typer.Option(help="csv, json o
     if format not in writers: raise typer.BadParameter(f"there is no format {format!r}; there are: {', '.join(writers)}")
     with Gradebook(graded / "gradebook.db") as book: typer.echo(writers[format](book.grades(lab)), nl=False)
 
-# %% ../nbs/cli.ipynb #5003c87e
-_EXPECTED = ("LabError", "NoCourse", "NotASubmission", "NoKernel", "GradebookBusy", "NoGradebook", "StaleLab", "MissingPackage", "FileExistsError", "FileNotFoundError",
+# %% ../nbs/cli.ipynb #e48d819c
+_EXPECTED = ("LabError", "NoCourse", "NotASubmission", "NoKernel", "NoSandbox", "NoScheduler", "WarmDied", "GradebookBusy", "NoGradebook", "StaleLab", "MissingPackage", "FileExistsError", "FileNotFoundError",
              "PermissionError", "NotADirectoryError", "IsADirectoryError")
 
 def main():

@@ -6,13 +6,12 @@
 __all__ = ['KEY', 'CONSTANTS', 'MIN_CAUGHT', 'verify_set', 'submission', 'solution', 'right_answers', 'Mutant', 'mutants_of',
            'mutants', 'liar', 'importing_liar', 'Trial', 'Pool', 'Verification', 'verify']
 
-# %% ../../nbs/grading/08_verify.ipynb #d7023970
+# %% ../../nbs/grading/08_verify.ipynb #df792a3f
 import ast, copy, random, time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 
-from .judge import JudgeKernel, execute, reference
+from .cluster import workers
+from .judge import JudgeKernel, execute, prepare, reference
 from .labs import SETS, Submission, assemble, draw_set, public_set, read_lab, structure_of
 from ..lab import MIME
 
@@ -184,7 +183,7 @@ def importing_liar(lab) -> dict:
 
 CONSTANTS = (0, 1, 0.5, -1.0, True, "yes", {"list": []}, {"set": []}, {"float": "nan"}, None)
 
-# %% ../../nbs/grading/08_verify.ipynb #8c1acac6
+# %% ../../nbs/grading/08_verify.ipynb #742255f6
 @dataclass(frozen=True)
 class Trial:
     "One submission to run under one of `verify`'s parameter sets."
@@ -207,7 +206,8 @@ class Pool:
     "Runs trials and references in `jobs` processes."
     def __init__(self, lab, jobs:int=1):
         self.lab, self.refs = lab, {}
-        self.pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+        prepare(lab)
+        self.pool = workers(jobs)
 
     def __enter__(self): return self
     def __exit__(self, *exc): self.pool.shutdown(wait=True, cancel_futures=True)
@@ -226,7 +226,7 @@ class Pool:
             on_done(trial)
         return out
 
-# %% ../../nbs/grading/08_verify.ipynb #7358343b
+# %% ../../nbs/grading/08_verify.ipynb #9b02f248
 @dataclass
 class Verification:
     "What `verify` found. A lab is fit for students when `problems` is empty."
@@ -295,7 +295,7 @@ def verify(path, # of the lab's solution
 def _should_pass(trial, outcome):
     return [f"{trial.name}: check {id!r} gives {score:g} ({status}: {reason})" for id, (score, status, reason) in outcome.items() if score < 1]
 
-_UNTRIED = ("not reached", "timeout", "died", "flooded")
+_UNTRIED = ("not reached", "timeout", "died", "flooded", "stopped")
 
 def _should_fail(trial, outcome):
     "A check that a liar never got to has shown nothing, so it is a problem as well."
