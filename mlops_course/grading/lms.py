@@ -8,7 +8,7 @@ __all__ = ['MAX_ENTRIES', 'MAX_RATIO', 'MAX_TOTAL', 'MAX_HISTORY', 'MAX_NAME', '
            'folder_name', 'commit_times', 'HandedIn', 'Collected', 'lab_of', 'read_handed_in', 'collect', 'Exported',
            'canvas_csv', 'moodle_csv', 'feedback_zip', 'github_csv']
 
-# %% ../../nbs/grading/13_lms.ipynb #74344d7a
+# %% ../../nbs/grading/13_lms.ipynb #7f2e9239
 import csv, html, io, math, os, re, secrets, shutil, stat, struct, subprocess, tempfile, unicodedata, zipfile
 from collections import Counter, defaultdict
 from contextlib import contextmanager
@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 
 from .labs import MAX_SUBMISSION, NotASubmission, read_submission
 from .report import _defuse, _put, clean_text, feedback_html, total
-from .roster import is_folder_name, name_key, read_table
+from .roster import COLUMNS, is_folder_name, name_key, read_table
 
-# %% ../../nbs/grading/13_lms.ipynb #8eba4617
+# %% ../../nbs/grading/13_lms.ipynb #6c97b81a
 class LmsError(Exception):
     "A zip, folder or template that cannot be used, and the next step."
 
@@ -47,6 +47,7 @@ def _is_junk(path): return any(p.casefold() in _JUNK or p.startswith("._") for p
 
 def _bad_name(path):
     "Why `path` cannot be the name of a submitted file, or ''."
+    if not path.strip(): return "has no name"
     if path.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", path): return "has an absolute path"
     if ".." in re.split(r"[/\\]", path): return "has a path that leads out of its folder"
     if "\\" in path: return "has a backslash in its path"
@@ -76,7 +77,7 @@ def _zip_problem(info):
     if info.file_size > 1_000_000 and info.file_size > MAX_RATIO * info.compress_size: return "unpacks to hundreds of times its size"
     return ""
 
-# %% ../../nbs/grading/13_lms.ipynb #94aa7c12
+# %% ../../nbs/grading/13_lms.ipynb #25fbc920
 def _zip_time(info):
     "(ISO time, what it is) of a zip entry: the UTC of its extra field 0x5455 where there is one."
     extra = info.extra
@@ -107,7 +108,7 @@ def _zip_reader(archive, info):
     return read
 
 def _zip_entries(archive):
-    files = [i for i in archive.infolist() if not i.is_dir()]
+    files = [i for i in archive.infolist() if not i.filename.endswith("/")]
     if len(files) > MAX_ENTRIES: raise LmsError(f"there are {len(files):,} files in the zip, more than {MAX_ENTRIES:,}")
     names = Counter(name_key(_zip_name(i)) for i in files)
     for info in files:
@@ -246,7 +247,7 @@ def items_of(entries, platform:str, roster=None) -> tuple:
     found = [(e, None if e.problem else read(e)) for e in entries]
     return [i for _, i in found if i], [(e.path[:MAX_NAME], e.problem or f"is not named as {platform.title()} names files") for e, i in found if not i]
 
-# %% ../../nbs/grading/13_lms.ipynb #f60905ac
+# %% ../../nbs/grading/13_lms.ipynb #5354a9e7
 def _spellings(name):
     words = re.findall(r"\w+", unicodedata.normalize("NFC", name).casefold().replace("_", " "))
     return {"".join(words[i:] + words[:i]) for i in range(len(words))}
@@ -257,6 +258,7 @@ class Finder:
     "Finds who of a roster is behind a platform's names."
     def __init__(self, roster, platform:str):
         self.roster, self.platform, self.told, self.named = roster or {}, platform, {}, defaultdict(set)
+        self.ids = {name_key(id) for id in self.roster}
         for s in self.roster.values():
             if told := getattr(s, platform): self.told[told.casefold() if platform == "github" else _number(told)] = s.id
             for spelling in _spellings(s.name): self.named[spelling].add(s.id)
@@ -270,13 +272,21 @@ class Finder:
         if self.platform == "github": return self.told.get(item.who.casefold())
         if item.number in self.told: return self.told[item.number]
         same = self.of_that_name(item)
-        return same.pop() if len(same) == 1 and not getattr(self.roster[min(same)], self.platform) else None
+        return min(same) if len(same) == 1 and (self.platform == "moodle" or not getattr(self.roster[min(same)], self.platform)) else None
+
+    def folder(self, item) -> str:
+        "The folder for `item`. Raises `_Refused` where a stranger would get that of a student on the roster."
+        name = self(item)
+        if name: return name
+        name = folder_name(item)
+        if name_key(name) in self.ids: raise _Refused(f"would go to the folder of {name}, but the roster does not say that {name} is theirs; add the column {COLUMNS[self.platform][-1]!r} to the roster")
+        return name
 
 def folder_name(item:Item) -> str:
     "A safe name for the folder of a student who is not on the roster: what the platform calls them, and their number."
-    text = re.sub(r"[^\w@.-]+", "_", f"{item.who[:60]}_{item.number}" if item.number else item.who[:60])
-    text = text.lstrip("._-@") or "unnamed"
-    return text if is_folder_name(text) else "student_" + re.sub(r"\W", "", item.number)
+    who = re.sub(r"[^\w@.-]+", "_", item.who[:60]).strip("._-@") or "student"
+    text = f"{who}_{item.number}" if item.number else who
+    return text if is_folder_name(text) else f"student_{item.number}"
 
 # %% ../../nbs/grading/13_lms.ipynb #35f73d37
 _HISTORY = re.compile(r"objects/(?:[0-9a-f]{2}/[0-9a-f]{38}|pack/pack-[0-9a-f]{40}\.(?:pack|idx))|shallow")
@@ -356,7 +366,7 @@ def lab_of(file:str, staged:Path, known:list, lab:str|None, guess:bool=True) -> 
     if lab and found != lab: raise _Refused(f"is for the lab {found}, not {lab}")
     return found
 
-# %% ../../nbs/grading/13_lms.ipynb #c6a6ea2c
+# %% ../../nbs/grading/13_lms.ipynb #ed92cf3f
 def _chosen(item, known, finder):
     "The reading of a file's name that is sure. Raises `_Refused` where it could be that of more than one student."
     if not item.others or _named_lab(item.file, known): return item
@@ -388,10 +398,10 @@ def _candidates(items, staging, known, lab, finder, refused):
         try:
             item = _chosen(item, known, finder)
             path, found = _staged(item, staging, known, lab, guess=platform != "github")
-            yield _Candidate(item, finder(item) or folder_name(item), found, path)
+            yield _Candidate(item, finder.folder(item), found, path)
         except _Refused as e:
             # a repository holds other notebooks, which nobody meant to hand in
-            if platform != "github" or item.entry.problem or "larger" in str(e) or "damaged" in str(e): refused.append((item.entry.path[:MAX_NAME], str(e)))
+            if platform != "github" or item.entry.problem or re.match("is larger|is damaged|would go", str(e)): refused.append((item.entry.path[:MAX_NAME], str(e)))
 
 # %% ../../nbs/grading/13_lms.ipynb #91b7f439
 def _rank(c, platform):
@@ -445,7 +455,17 @@ def _write_handed_in(path, taken):
     for _, h in sorted(lines.items()): write([_defuse(v) if k in ("source", "time_from") else v for k, v in asdict(h).items()])
     _put(path, out.getvalue())
 
-# %% ../../nbs/grading/13_lms.ipynb #5a1324aa
+# %% ../../nbs/grading/13_lms.ipynb #3c179af2
+@contextmanager
+def _staging(out):
+    "A hidden folder beside `out`, on the same disk; what a killed run left there goes."
+    staging = out.with_name(f".{out.name}-collecting")
+    if staging.is_symlink(): raise LmsError(f"{staging} is a symbolic link; remove it")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try: yield staging
+    finally: shutil.rmtree(staging)
+
 def _moved(chosen, out):
     for c in chosen:
         target = out / c.student
@@ -462,19 +482,18 @@ def collect(source, # the zip or folder that a platform gave
            ) -> Collected:
     "Put submissions where `mlops-course grade` looks: OUT/STUDENT/LAB.ipynb. A file that cannot be taken is named with its reason, and the rest goes on."
     out, refused, notes = Path(out), [], []
+    if lab and lab not in known: raise LmsError(f"there is no lab {lab!r}; there are: {', '.join(known) or 'none'}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with opened(source) as entries:
         platform = platform or detect(entries)
         items, others = items_of(entries, platform, roster)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        try:
+        with _staging(out) as staging:
             candidates = list(_candidates(items, staging, known, lab, Finder(roster, platform), refused))
             chosen = list(_one_each(candidates, platform, refused, notes))
             times = _times(chosen, entries, platform)
             taken = tuple(HandedIn(c.student, c.lab, times[c.item.entry.path][0], c.item.entry.path, "yes" if c.item.late else "", times[c.item.entry.path][1]) for c in chosen)
             _moved(chosen, out)
             _write_handed_in(out.with_name(out.name + HANDED_IN), taken)
-        finally: shutil.rmtree(staging)
     strangers = sorted({h.student for h in taken} - set(roster)) if roster else []
     notes += [f"{s} is not on the roster, or not the only one of that name: add the platform's number to the roster" for s in strangers]
     return Collected(platform, taken, tuple(others + refused), tuple(notes))
@@ -651,7 +670,7 @@ def feedback_zip(grades, path, template=None, roster:dict|None=None) -> tuple:
     os.replace(temp, path)
     return tuple(left)
 
-# %% ../../nbs/grading/13_lms.ipynb #71f6c01e
+# %% ../../nbs/grading/13_lms.ipynb #58df0ffe
 _GITHUB_COLUMNS = ("assignment_name", "github_username", "roster_identifier", "points_awarded", "points_available")
 
 def github_csv(grades, roster:dict|None=None) -> Exported:
@@ -660,5 +679,6 @@ def github_csv(grades, roster:dict|None=None) -> Exported:
     for g in grades:
         s = (roster or {}).get(g.student)
         if g.status != "graded": left.append((g.student, f"was refused: {g.reason}"))
+        elif s and not s.github: left.append((g.student, "the roster has no 'GitHub username' for them"))
         else: rows.append([_defuse(g.lab), _defuse(s.github if s else g.student), _defuse(g.student if s else ""), *map(_round, total(g))])
     return Exported(_csv([_GITHUB_COLUMNS, *rows]), tuple(left))
