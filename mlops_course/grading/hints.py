@@ -7,18 +7,19 @@ __all__ = ['MAX_CELL', 'K', 'SHARE', 'BITS', 'TOGETHER', 'RULES', 'TEXT_RULES', 
            'MAX_ITEMS', 'PAIRS_SHOWN', 'HINTS_CSS', 'StudentCell', 'student_cells', 'Pair', 'similar', 'suspicious',
            'Hints', 'hints_of', 'class_hints', 'hints_section', 'hints_html', 'hints_json']
 
-# %% ../../nbs/grading/15_hints.ipynb #cf9017e9
+# %% ../../nbs/grading/15_hints.ipynb #38a47f0b
 import ast, builtins, json, keyword, re, unicodedata
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate, chain
 
-from ..core import need
 from . import report
 from .labs import NotASubmission, _handed_out, _is_copy, _match, _norm, find_lab, lab_names, read_submission, structure_of
 from .report import clean_text
 
-# %% ../../nbs/grading/15_hints.ipynb #709b53d7
+# %% ../../nbs/grading/15_hints.ipynb #801e0d7e
+MAX_CELL = 20_000  # characters that are read of one cell
+
 @dataclass(frozen=True)
 class StudentCell:
     "A code cell that the student wrote."
@@ -32,16 +33,16 @@ _EXPECTED = re.compile(r"#[^\n]*\nfrom mlops_course\.lab import check, expect\ne
 def student_cells(submission, lab) -> list:
     "The code cells of `submission` that the student wrote, in order."
     structure, out = structure_of(lab), []
-    for number, (cell, at) in enumerate(zip(submission.cells, _match(lab, structure, submission)), 1):
+    brief = [c if len(c["source"]) <= MAX_CELL else {**c, "source": ""} for c in submission.cells]  # to match is to parse, so a huge cell goes by its metadata
+    for number, (cell, at) in enumerate(zip(submission.cells, _match(lab, structure, replace(submission, cells=tuple(brief)))), 1):
         hole = structure[at].name if at is not None and structure[at].role == "hole" else ""
         given = at is not None and not hole or not hole and (_is_copy(cell) or _EXPECTED.fullmatch(cell["source"]))
         if cell["type"] != "code" or given or not cell["source"].strip(): continue
         if not hole or _norm(cell["source"]) != _norm(lab.holes[hole].stub): out.append(StudentCell(number, hole, cell["source"], tuple(cell["tags"])))
     return out
 
-# %% ../../nbs/grading/15_hints.ipynb #dd14a451
-MAX_CELL = 20_000  # characters that are read of one cell
-_MAGIC = re.compile(r"^(\s*)(%%?|!)(.*)$|^(\s*[\w, ]+=\s*)([!%].*)$")
+# %% ../../nbs/grading/15_hints.ipynb #61e1c730
+_MAGIC = re.compile(r"^(\s*)(%%?|!)(.*)$|^(\s*[\w,][\w, ]*=\s*)([!%].*)$")
 _TIMED = re.compile(r"%%?(?:time|timeit|capture)\b(?:\s+-\w+(?:\s*\d+)?)*\s*")
 
 def _plain_line(m):
