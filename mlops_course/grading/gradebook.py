@@ -128,7 +128,7 @@ class _Writing(_File):
     def keep_reference(self, work:str, ref:Reference):
         self.db.execute("insert or replace into refs values (?,?)", (work, json.dumps(asdict(ref))))
 
-# %% ../../nbs/grading/05_gradebook.ipynb #db42ec98
+# %% ../../nbs/grading/05_gradebook.ipynb #368390b2
 @dataclass(frozen=True)
 class PointsGiven:
     "What a person gave for one criterion of one answer."
@@ -144,8 +144,8 @@ class PointsGiven:
     marked_at: str = ""  # ISO time, UTC
 
 def answer_hash(text:str) -> str:
-    "Which text an answer is, in 16 hex digits."
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    "Which text an answer is: a letter, since a spreadsheet takes digits alone for a number, and 15 hex digits."
+    return "t" + hashlib.sha256(text.encode()).hexdigest()[:15]
 
 # %% ../../nbs/grading/05_gradebook.ipynb #0ee9cc03
 class _Written(_Writing):
