@@ -7,7 +7,7 @@ __all__ = ['POLICY_FILE', 'TIMES_FILE', 'SHEET', 'MAX_COMMENT', 'PolicyError', '
            'read_handed_in', 'find_handed_in', 'units_late', 'late_factor', 'MarkedAnswer', 'Mark', 'marks',
            'idle_extensions', 'ToMark', 'to_mark', 'sheet_csv', 'SheetError', 'read_sheet', 'marking_html']
 
-# %% ../../nbs/grading/14_marks.ipynb #0fbdcffc
+# %% ../../nbs/grading/14_marks.ipynb #632906db
 import base64, csv, hashlib, io, json, math, re, tomllib, unicodedata
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta, timezone
@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 from .gradebook import PointsGiven, answer_hash
 from .labs import MAX_ANSWER
-from .report import _CSS_FEEDBACK, _FORMULA, _TEMPLATES, _defuse, _page, clean_text
+from .report import _FORMULA, _TEMPLATES, _defuse, _page
 
 # %% ../../nbs/grading/14_marks.ipynb #6ed5a3ab
 POLICY_FILE = "grading.toml"
@@ -374,7 +374,7 @@ def read_sheet(data:bytes, # of the CSV file
         raise SheetError("\n".join(["nothing was taken in:", *reader.complaints[:30], *([f"and {more} more"] if more > 0 else [])]))
     return out
 
-# %% ../../nbs/grading/14_marks.ipynb #2a184f1b
+# %% ../../nbs/grading/14_marks.ipynb #bea65069
 _CSS_MARKING = """
 main{max-width:100rem}
 .bar{position:sticky;top:0;z-index:1;background:var(--bg);border-bottom:1px solid var(--line);display:flex;flex-wrap:wrap;gap:.5rem 1.25rem;align-items:center;padding:.7rem 0;margin:1rem 0 1.5rem}
@@ -383,7 +383,7 @@ button{font:inherit;font-weight:550;color:var(--surface);background:var(--right-
 button.next{color:var(--right-t);background:none;border:1px solid var(--line)}
 kbd{font:inherit;border:1px solid var(--line);border-radius:4px;padding:0 .35em}
 .question{margin:2.5rem 0 1rem}.question p,.said{white-space:pre-wrap;overflow-wrap:anywhere}.question>p{margin-top:.6rem;max-width:60rem}
-summary{margin:.6rem 0}
+summary{cursor:pointer;color:var(--soft);font-size:.875rem;margin:.6rem 0;width:max-content}summary:hover{color:var(--ink)}
 .answers{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(min(24rem,100%),1fr));align-items:start;list-style:none;padding:0;margin:1rem 0 0}
 .said{margin:.6rem 0 1rem;max-height:28em;overflow:auto;font-size:.95rem}
 .one{display:grid;grid-template-columns:4.5rem minmax(0,1fr);gap:.15rem .6rem;padding:.55rem 0;border-top:1px solid var(--line);align-items:center}
@@ -397,7 +397,7 @@ input[aria-invalid=true]{border-color:var(--wrong-t);outline:2px solid var(--wro
 """
 
 _MARKING_SCRIPT = r"""
-const KEY = "mlops-course marks", rows = [...document.querySelectorAll(".one")].map(el => ({el, mark: el.querySelector(".mark"), note: el.querySelector(".note")}));
+const KEY = "mlops-course marks", rows = [...document.querySelectorAll(".one")].map(el => ({el, mark: el.querySelector(".mark"), note: el.querySelector(".comment")}));
 const from64 = text => new TextDecoder().decode(Uint8Array.from(atob(text), c => c.charCodeAt(0)));
 const number = input => Number(input.value.trim().replace(",", "."));
 const empty = row => !row.mark.value.trim();
@@ -452,7 +452,7 @@ document.querySelector("#save").onclick = () => {
 show();
 """
 
-# %% ../../nbs/grading/14_marks.ipynb #10454932
+# %% ../../nbs/grading/14_marks.ipynb #e20c3683
 _TEMPLATES["marking"] = """{% extends "base" %}
 {% block title %}{{ title|clip(120) }}{% endblock %}
 {% block main %}
@@ -471,7 +471,7 @@ _TEMPLATES["marking"] = """{% extends "base" %}
 <div class="one" data-key="{{ key }}" data-row="{{ row }}" data-answer="{{ answer }}" data-points="{{ r.points }}">
 <label for="{{ id }}">{{ r.criterion|clip(400) }} <span class="soft">(of {{ r.points|points }})</span></label>
 <input class="mark" id="{{ id }}" inputmode="decimal" autocomplete="off" maxlength="12" placeholder="–" value="{{ "%.12g"|format(r.mark) if r.mark is not none else "" }}">
-<input class="note" aria-label="Comment" autocomplete="off" maxlength="4000" placeholder="Comment" value="{{ r.comment|clip(5000) }}"></div>
+<input class="comment" aria-label="Comment" autocomplete="off" maxlength="4000" placeholder="Comment" value="{{ r.comment|clip(5000) }}"></div>
 {% endfor %}
 </li>
 {% endfor %}
@@ -500,4 +500,4 @@ def _groups(rows, labs):
 def marking_html(rows, # of `to_mark`
                  labs:dict, title:str="Answers in words") -> str:
     "A self-contained page to read the answers and mark them in. It holds the model answers: it is for markers."
-    return _page("marking", _CSS_FEEDBACK + _CSS_MARKING, _MARKING_SCRIPT, title=title, n=len(rows), head=_64(_csv_line(SHEET)), groups=_groups(rows, labs), limit=MAX_ANSWER + 100)
+    return _page("marking", _CSS_MARKING, _MARKING_SCRIPT, title=title, n=len(rows), head=_64(_csv_line(SHEET)), groups=_groups(rows, labs), limit=MAX_ANSWER + 100)
