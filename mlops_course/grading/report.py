@@ -115,7 +115,7 @@ _DARK = {"bg": "#12151b", "surface": "#1a1e26", "ink": "#e8ebf0", "soft": "#9fa9
 
 def _theme(palette) -> str: return ":root{" + "".join(f"--{k}:{v};" for k, v in palette.items()) + "}\n"
 
-# %% ../../nbs/grading/04_report.ipynb #645a5909
+# %% ../../nbs/grading/04_report.ipynb #955e5652
 _CSS = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif;
@@ -175,9 +175,10 @@ _CSS_BY_HAND = """
 .said{white-space:pre-wrap;max-height:24em;overflow:auto;border-left:2px solid var(--line);padding-left:.8rem;overflow-wrap:anywhere}
 .card ul{margin:.8rem 0 0;padding:0;list-style:none}.card li{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:0 1.5rem;padding:.35rem 0;border-top:1px solid var(--line)}
 .card li p{grid-column:1/3;white-space:pre-line;color:var(--soft)}
-.sums{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:.2rem 1.5rem;margin:1.4rem 0 0}.sums dt{font-size:1rem;letter-spacing:0}.sums dd{margin:0;text-align:right;white-space:nowrap}
+.sums{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:.2rem 1.5rem;margin:1.4rem 0 0}.sums dt{font-size:1rem;letter-spacing:0}.sums .why{font-weight:400;font-size:.875rem;padding:.1rem 0 .4rem}.sums dd{margin:0;text-align:right;white-space:nowrap}
 .sums .all{border-top:1px solid var(--line);padding-top:.3rem;font-weight:620;color:var(--ink)}
-p.note{margin:0 0 1.25rem}p.note.class{border-left:3px solid var(--partial);padding:.1rem 0 .1rem 1rem}
+p.note{margin:0 0 1.25rem}@media screen and (max-width:44rem){.people th:last-child,.people td:last-child{display:none}}
+p.note.class{border-left:3px solid var(--partial);padding:.1rem 0 .1rem 1rem}
 """
 
 _CSS_CLASS = """
@@ -308,7 +309,7 @@ def _late(mark) -> str: return "" if mark.factor == 1 else f"−{100 * (1 - mark
 
 def _waiting(mark) -> int: return sum(a.earned is None for a in mark.answers)
 
-# %% ../../nbs/grading/04_report.ipynb #7b78fb29
+# %% ../../nbs/grading/04_report.ipynb #5073a566
 _TEMPLATES["feedback"] = """{% extends "base" %}{% from "parts" import strip %}
 {% block title %}{{ grade.lab|clip(80) }}: feedback for {{ name|clip(80) }}{% endblock %}
 {% block main %}
@@ -337,7 +338,7 @@ _TEMPLATES["feedback"] = """{% extends "base" %}{% from "parts" import strip %}
 <dt>Answers in words</dt><dd>{% if mark.manual is none %}not marked yet{% else %}{{ mark.manual|points }} of {{ mark.written_points|points }}{% endif %}</dd>
 {% endif %}
 {% if mark.why %}
-<dt>{{ mark.why|clip(600) }}</dt><dd>{{ late or "nothing taken off" }}</dd>
+<dt class="why">{{ mark.why|clip(600) }}</dt><dd>{{ late or "nothing taken off" }}</dd>
 {% endif %}
 <dt class="all">Total</dt><dd class="all">{% if mark.complete %}{{ mark.total|points }} of {{ mark.points|points }}{% else %}not known yet{% endif %}</dd>
 </dl>
@@ -525,7 +526,7 @@ def _signs(verdicts):
         else: runs.append([group, 1])
     return _markupsafe().Markup("".join(f"<{_TAGS[g]}>{_GROUPS[g][0] * n}</{_TAGS[g]}>" for g, n in runs))
 
-# %% ../../nbs/grading/04_report.ipynb #defbf96a
+# %% ../../nbs/grading/04_report.ipynb #8c30a445
 _TEMPLATES["class"] = """{% extends "base" %}{% from "parts" import strip %}{% from "histogram" import histogram %}
 {% block title %}{{ title|clip(120) }}{% endblock %}
 {% block main %}
@@ -570,7 +571,7 @@ _TEMPLATES["class"] = """{% extends "base" %}{% from "parts" import strip %}{% f
 </tbody></table></section>
 {% endif %}
 <section class="panel"><div class="head"><h2>Students</h2><div id="find"></div></div>
-<table class="people{{ " short" if longest <= 20 }}" id="people"><thead><tr><th scope="col">Student{% if labs|length > 1 %}<th scope="col">Lab{% endif %}<th scope="col" class="n">Score<th scope="col" class="n opt">Points{% if marks %}<th scope="col" class="n opt">In words<th scope="col" class="n opt">Late<th scope="col" class="n">Total{% endif %}<th scope="col" class="s">Checks<th scope="col">Remarks</thead>
+<table class="people{{ " short" if longest <= 20 }}" id="people"><thead><tr><th scope="col">Student{% if labs|length > 1 %}<th scope="col">Lab{% endif %}<th scope="col" class="n">Score<th scope="col" class="n opt">{{ "By checks" if marks else "Points" }}{% if marks %}<th scope="col" class="n opt">In words<th scope="col" class="n opt">Late<th scope="col" class="n">Total{% endif %}<th scope="col" class="s">Checks<th scope="col">Remarks</thead>
 <tbody>
 {% for g, href, part, earned, points, signs in rows %}
 {% set m = marks.get((g.student, g.lab)) %}
@@ -586,7 +587,7 @@ _TEMPLATES["class"] = """{% extends "base" %}{% from "parts" import strip %}{% f
 {% endblock %}
 """
 
-# %% ../../nbs/grading/04_report.ipynb #9538ae65
+# %% ../../nbs/grading/04_report.ipynb #a0de152b
 def _default_href(grade) -> str: return "feedback/" + feedback_name(grade.student, grade.lab)
 
 def class_html(grades, # any iterable of grades, of one lab or several
@@ -599,13 +600,14 @@ def class_html(grades, # any iterable of grades, of one lab or several
     marks, rates = _by_key(marks), check_rates(grades)
     graded = [(g, marks.get((g.student, g.lab))) for g in grades if share(g) is not None]
     waiting = sum(m is not None and not m.complete for _, m in graded)
-    shares = [_part(m) if m and not waiting else share(g) for g, m in graded]
+    part = lambda g: _part(m) if (m := marks.get((g.student, g.lab))) and not waiting and share(g) is not None else share(g)
+    shares = [part(g) for g, _ in graded]
     worst = sorted((r for r in rates if r.missed), key=lambda r: -r.missed)[:5]
     return _page("class", _CSS_CLASS + (_CSS_BY_HAND if marks else ""), _SCRIPT, title=title, grades=grades, labs=sorted({g.lab for g in grades}), students=len({g.student for g in grades}),
                  last=max((g.graded_at for g in grades), default=""), shares=shares, mean=statistics.fmean(shares) if shares else None,
                  median=statistics.median(shares) if shares else None, full=sum(s == 1 for s in shares), bins=_histogram(shares),
                  refused=sum(g.status != "graded" for g in grades), rates=rates, worst=worst, groups=_GROUPS, segments=_segments, in_words=_in_words,
-                 longest=max((len(g.verdicts) for g in grades), default=0), marks=marks, waiting=waiting, totals=bool(marks) and not waiting, late=_late, rows=[(g, feedback_href(g), share(g), *total(g), _signs(g.verdicts)) for g in grades])
+                 longest=max((len(g.verdicts) for g in grades), default=0), marks=marks, waiting=waiting, totals=bool(marks) and not waiting, late=_late, rows=[(g, feedback_href(g), part(g), *total(g), _signs(g.verdicts)) for g in grades])
 
 # %% ../../nbs/grading/04_report.ipynb #46ef9f4d
 _FORMULA = re.compile("(^|[;\t\r\n])(?=[ ']*[=+\\-@\t\r\n＝＋－＠])")
