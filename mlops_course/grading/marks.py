@@ -123,8 +123,10 @@ def read_policy(course, labs=None) -> Policy|None: # None where the course has n
     try: return policy_from(path.read_text(encoding="utf-8-sig"), labs)
     except UnicodeDecodeError: raise PolicyError(f"{path.name} is not in UTF-8; save it as UTF-8") from None
 
-# %% ../../nbs/grading/14_marks.ipynb #537813b9
+# %% ../../nbs/grading/14_marks.ipynb #4421b0d6
 TIMES_FILE = "handed-in.csv"
+
+def _undefuse(text): return re.sub(_FORMULA.pattern.replace("(?=", "'(?=", 1), r"\1", text)  # the way back from `_defuse`
 
 def _decoded(data:bytes, name, error):
     "Text of a CSV as spreadsheets write it, without its mark at the start."
@@ -150,19 +152,21 @@ def read_handed_in(path) -> dict: # {(student, lab): HandedIn}
     "Times of handing in. Of several for one student and lab the last counts. Raises `PolicyError` naming row and column."
     path, found = Path(path), {}
     for line, row in _table_rows(_decoded(path.read_bytes(), path.name, PolicyError), ("student", "lab", "handed_in"), path.name, PolicyError):
+        if not row["handed_in"].strip(): continue  # whoever collected it did not know
         try: at = datetime.fromisoformat(row["handed_in"].strip())
         except ValueError: raise PolicyError(f"{path.name}, row {line}, column handed_in: {row['handed_in']!r} is no ISO time such as 2026-11-20T23:59:00+01:00") from None
         if at.tzinfo is None: raise PolicyError(f"{path.name}, row {line}, column handed_in: {row['handed_in']!r} has no zone; write it as 2026-11-20T23:59:00+01:00")
         if not 1970 <= at.year <= 2200: raise PolicyError(f"{path.name}, row {line}, column handed_in: the year {at.year} is a slip")
         key = (row["student"], row["lab"].strip())
-        if key not in found or at > found[key].at: found[key] = HandedIn(at, row.get("source", "").strip())
+        if key not in found or at > found[key].at: found[key] = HandedIn(at, _undefuse(row.get("time_from") or row.get("source", "")).strip()[:200])
     return found
 
 def find_handed_in(graded) -> Path|None:
-    "`handed-in.csv` for the folder `graded` that grading wrote: in the folder of submissions, beside it, or in `graded` itself."
+    "The times of handing in for the folder `graded` that grading wrote: `handed-in.csv` beside the folder of submissions, with or without its name in front, or in it."
     graded = Path(graded).resolve()
     submissions = graded.with_name(graded.name.removesuffix("-graded"))
-    return next((p for folder in (submissions, graded.parent, graded) if (p := folder / TIMES_FILE).is_file()), None)
+    places = (graded.with_name(f"{submissions.name}-{TIMES_FILE}"), graded.with_name(TIMES_FILE), submissions / TIMES_FILE)
+    return next((p for p in places if p.is_file()), None)
 
 # %% ../../nbs/grading/14_marks.ipynb #8b5dc0e8
 def _utc(t): return t.astimezone(timezone.utc)
@@ -201,7 +205,7 @@ def late_factor(policy:Policy|None, student:str, lab:str) -> tuple: # (factor fr
     capped = f", and at most {policy.at_most:g} %" if n * policy.percent > policy.at_most else ""
     return 1 - off / 100, f"{said}: {_count(n, policy.unit)} begun at {policy.percent:g} % each{capped}, so {off:g} % of the points are taken off."
 
-# %% ../../nbs/grading/14_marks.ipynb #34138674
+# %% ../../nbs/grading/14_marks.ipynb #c86d4205
 @dataclass(frozen=True)
 class MarkedAnswer:
     "One answer in words, and what was given for it."
@@ -209,7 +213,7 @@ class MarkedAnswer:
     title: str
     points: float
     text: str
-    state: str       # 'marked', 'not marked yet', 'not started', or 'not kept': graded before the gradebook kept answers
+    state: str       # 'marked', 'not marked yet', 'not started', 'not kept' (graded before the gradebook kept answers) or 'no rubric' (its lab is not at hand)
     criteria: tuple  # of (criterion, points, mark or None, comment)
 
     @property
@@ -239,7 +243,7 @@ class Mark:
     @property
     def total(self): return round((self.automatic + self.manual) * self.factor, 4) if self.complete else None
 
-# %% ../../nbs/grading/14_marks.ipynb #2500e993
+# %% ../../nbs/grading/14_marks.ipynb #22d1f398
 def _answer(question, text, key, given):
     "A `MarkedAnswer`; `key` is (student, lab)."
     found = [given.get((*key, question.id, c, answer_hash(text or ""))) for c, _ in question.rubric]
@@ -249,7 +253,7 @@ def _answer(question, text, key, given):
     return MarkedAnswer(question.id, question.title or question.id, question.points, text or "", state, criteria)
 
 def marks(book, # a `Gradebook`
-          labs:dict, # {name: Lab}, with solutions
+          labs:dict, # {name: Lab}, with solutions; where one is missing, its answers wait
           policy:Policy|None=None,
          ) -> list: # of `Mark`, in the order of `book.grades()`
     "What every finished submission is worth in all."
@@ -259,8 +263,9 @@ def marks(book, # a `Gradebook`
         if g.status != "graded":
             out.append(Mark(g.student, g.lab, None, 0.0, why=why, factor=factor))
             continue
-        texts, questions = book.answers(g.student, g.lab, g.round), labs[g.lab].answers if g.lab in labs else ()
-        answers = tuple(_answer(q, texts.get(q.id), (g.student, g.lab), given) for q in questions)
+        texts = book.answers(g.student, g.lab, g.round)
+        if g.lab in labs: answers = tuple(_answer(q, texts.get(q.id), (g.student, g.lab), given) for q in labs[g.lab].answers)
+        else: answers = tuple(MarkedAnswer(id, id, 0.0, text, "no rubric", ()) for id, text in texts.items())
         out.append(Mark(g.student, g.lab, g.earned, g.points, answers, factor, why))
     return out
 
@@ -305,11 +310,10 @@ def sheet_csv(rows) -> str:
     lines = [[r.shown, r.lab, r.question, r.criterion, r.points, r.mark, r.comment, r.answer] for r in rows]
     return "".join(_csv_line(line) + "\r\n" for line in [SHEET, *lines])
 
-# %% ../../nbs/grading/14_marks.ipynb #33951e13
+# %% ../../nbs/grading/14_marks.ipynb #2068ad2c
 class SheetError(Exception):
     "A sheet that cannot be taken in; one line for each complaint."
 
-def _undefuse(text): return re.sub(_FORMULA.pattern.replace("(?=", "'(?=", 1), r"\1", text)
 def _same(text): return " ".join(unicodedata.normalize("NFC", text).split())
 
 def _points_given(text, top):

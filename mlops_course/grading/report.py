@@ -293,9 +293,10 @@ _TEMPLATES["parts"] = """
 {% endmacro %}
 """
 
-# %% ../../nbs/grading/04_report.ipynb #6da48b78
+# %% ../../nbs/grading/04_report.ipynb #1689caa2
 _ANSWER_STATE = {"marked": ("done", "Marked"), "not marked yet": ("open", "Not marked yet"), "not started": ("open", "Not started"),
-                 "not kept": ("open", "Not marked yet: this was graded before answers were kept; grade it again")}
+                 "not kept": ("open", "Not marked yet: this was graded before answers were kept; grade it again"),
+                 "no rubric": ("open", "Not marked yet: its lab is not at hand")}
 
 def _by_key(marks) -> dict:
     "Marks by student and lab; those that add nothing to the verdicts are left out."
