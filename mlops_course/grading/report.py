@@ -115,7 +115,7 @@ _DARK = {"bg": "#12151b", "surface": "#1a1e26", "ink": "#e8ebf0", "soft": "#9fa9
 
 def _theme(palette) -> str: return ":root{" + "".join(f"--{k}:{v};" for k, v in palette.items()) + "}\n"
 
-# %% ../../nbs/grading/04_report.ipynb #61f727d8
+# %% ../../nbs/grading/04_report.ipynb #955e5652
 _CSS = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif;
@@ -168,6 +168,17 @@ _CSS_FEEDBACK = """
 pre{margin:.2rem 0 0;padding:.6rem .75rem;background:var(--bg);border:1px solid var(--line);border-radius:8px;white-space:pre-wrap;overflow-wrap:anywhere;max-height:18em;overflow:auto}
 summary{cursor:pointer;color:var(--soft);font-size:.875rem;margin-top:.35rem;width:max-content;max-width:100%}summary:hover{color:var(--ink)}
 footer{color:var(--soft);font-size:.875rem;border-top:1px solid var(--line);padding-top:1rem}
+"""
+
+_CSS_BY_HAND = """
+.card.done::before{background:var(--right)}.done .state{color:var(--right-t)}
+.said{white-space:pre-wrap;max-height:24em;overflow:auto;border-left:2px solid var(--line);padding-left:.8rem;overflow-wrap:anywhere}
+.card ul{margin:.8rem 0 0;padding:0;list-style:none}.card li{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:0 1.5rem;padding:.35rem 0;border-top:1px solid var(--line)}
+.card li p{grid-column:1/3;white-space:pre-line;color:var(--soft)}
+.sums{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:.2rem 1.5rem;margin:1.4rem 0 0}.sums dt{font-size:1rem;letter-spacing:0}.sums .why{font-weight:400;font-size:.875rem;padding:.1rem 0 .4rem}.sums dd{margin:0;text-align:right;white-space:nowrap}
+.sums .all{border-top:1px solid var(--line);padding-top:.3rem;font-weight:620;color:var(--ink)}
+p.note{margin:0 0 1.25rem}@media screen and (max-width:44rem){.people th:last-child,.people td:last-child{display:none}}
+p.note.class{border-left:3px solid var(--partial);padding:.1rem 0 .1rem 1rem}
 """
 
 _CSS_CLASS = """
@@ -282,7 +293,24 @@ _TEMPLATES["parts"] = """
 {% endmacro %}
 """
 
-# %% ../../nbs/grading/04_report.ipynb #750340df
+# %% ../../nbs/grading/04_report.ipynb #1689caa2
+_ANSWER_STATE = {"marked": ("done", "Marked"), "not marked yet": ("open", "Not marked yet"), "not started": ("open", "Not started"),
+                 "not kept": ("open", "Not marked yet: this was graded before answers were kept; grade it again"),
+                 "no rubric": ("open", "Not marked yet: its lab is not at hand")}
+
+def _by_key(marks) -> dict:
+    "Marks by student and lab; those that add nothing to the verdicts are left out."
+    return {(m.student, m.lab): m for m in marks or () if m.answers or m.why or m.factor != 1}
+
+def _part(mark) -> float|None:
+    "The part of all points that a complete mark is worth, from 0 to 1."
+    return min(max(_finite(mark.total) / mark.points, 0.0), 1.0) if mark.complete and mark.points > 0 else None
+
+def _late(mark) -> str: return "" if mark.factor == 1 else f"−{100 * (1 - mark.factor):.4g} %"
+
+def _waiting(mark) -> int: return sum(a.earned is None for a in mark.answers)
+
+# %% ../../nbs/grading/04_report.ipynb #5073a566
 _TEMPLATES["feedback"] = """{% extends "base" %}{% from "parts" import strip %}
 {% block title %}{{ grade.lab|clip(80) }}: feedback for {{ name|clip(80) }}{% endblock %}
 {% block main %}
@@ -290,14 +318,32 @@ _TEMPLATES["feedback"] = """{% extends "base" %}{% from "parts" import strip %}
 <header class="top">
 <div><p class="eyebrow">Feedback</p><h1>{{ grade.lab|clip(80) }}</h1><p class="who"><bdi>{{ name|clip(80) }}</bdi></p></div>
 {% if graded %}
+{% if mark and mark.complete %}
+<p class="score"><b>{{ mark.total|points }}</b> of {{ mark.points|points }} points</p>
+{% elif mark %}
+<p class="score">Not marked yet</p>
+{% else %}
 <p class="score"><b>{{ earned|points }}</b> of {{ points|points }} points</p>
+{% endif %}
 {% endif %}
 </header>
 {% if graded %}
 <div class="sum">
 {{ strip(segments, words) }}
-<p class="soft small">{{ part|percent }} of the points. Of {{ cards|length }} check{{ "" if cards|length == 1 else "s" }}: {{ words }}.</p>
+<p class="soft small">{{ part|percent }} of the points{{ " of the checks" if mark }}. Of {{ cards|length }} check{{ "" if cards|length == 1 else "s" }}: {{ words }}.</p>
 </div>
+{% if mark %}
+<dl class="panel sums">
+<dt>Checks</dt><dd>{{ mark.automatic|points }} of {{ mark.automatic_points|points }}</dd>
+{% if mark.answers %}
+<dt>Answers in words</dt><dd>{% if mark.manual is none %}not marked yet{% else %}{{ mark.manual|points }} of {{ mark.written_points|points }}{% endif %}</dd>
+{% endif %}
+{% if mark.why %}
+<dt class="why">{{ mark.why|clip(600) }}</dt><dd>{{ late or "nothing taken off" }}</dd>
+{% endif %}
+<dt class="all">Total</dt><dd class="all">{% if mark.complete %}{{ mark.total|points }} of {{ mark.points|points }}{% else %}not known yet{% endif %}</dd>
+</dl>
+{% endif %}
 {% else %}
 <div class="panel no"><h2><span class="wrong"><span class="sign" aria-hidden="true">✗</span></span> This submission could not be graded</h2>
 <p>What was wrong: <strong>{{ (grade.reason or "no reason was recorded")|clip(600) }}</strong></p>
@@ -340,6 +386,23 @@ _TEMPLATES["feedback"] = """{% extends "base" %}{% from "parts" import strip %}
 {% endif %}
 </li>
 {% endfor %}
+{% for a in (mark.answers if mark else ()) %}
+<li class="panel card {{ states[a.state][0] }}">
+<div class="row"><h2>{{ a.title|clip(200) }} <span class="tag">in words</span></h2>
+<p class="pts"><b>{{ a.earned|points }}</b> / {{ a.points|points }}</p>
+<p class="state">{{ states[a.state][1] }}</p></div>
+{% if a.state == "marked" %}
+<ul>
+{% for criterion, points, got, comment in a.criteria %}
+<li><span>{{ criterion|clip(400) }}</span><span class="soft">{{ got|points }} / {{ points|points }}</span>{% if comment %}<p>{{ comment|clip(4000) }}</p>{% endif %}</li>
+{% endfor %}
+</ul>
+{% endif %}
+{% if a.text %}
+<details><summary>Show what you wrote</summary><div class="said" tabindex="0">{{ a.text|clip(20100) }}</div></details>
+{% endif %}
+</li>
+{% endfor %}
 </ol>
 <footer>
 {% if any_hidden %}<p>A hidden check runs your code with parameters that you have not seen. It shows no values: code that works for all parameters passes it.</p>{% endif %}
@@ -349,12 +412,14 @@ _TEMPLATES["feedback"] = """{% extends "base" %}{% from "parts" import strip %}
 {% endblock %}
 """
 
-def feedback_html(grade) -> str:
-    "One self-contained page for the student of `grade`: score, every check in order, what to do next. Holds no value of a hidden check."
-    cards, (earned, points) = [_card(v) for v in grade.verdicts], total(grade)
-    return _page("feedback", _CSS_FEEDBACK, grade=grade, name=_name(grade), graded=grade.status == "graded", cards=cards, earned=earned, points=points,
+def feedback_html(grade, mark=None, # of this student and lab, where a person marks or lateness counts
+                 ) -> str:
+    "One self-contained page for the student of `grade`: score, every check and answer in order, what to do next. Holds no value of a hidden check."
+    cards, (earned, points), mark = [_card(v) for v in grade.verdicts], total(grade), next(iter(_by_key([mark] if mark else ()).values()), None)
+    return _page("feedback", _CSS_FEEDBACK + (_CSS_BY_HAND if mark else ""), grade=grade, name=_name(grade), graded=grade.status == "graded", cards=cards, earned=earned, points=points,
                  part=share(grade), segments=_segments((c["group"], _finite(c["v"].points)) for c in cards),
-                 words=_in_words(Counter(c["group"] for c in cards)), any_hidden=any(v.hidden for v in grade.verdicts))
+                 words=_in_words(Counter(c["group"] for c in cards)), any_hidden=any(v.hidden for v in grade.verdicts),
+                 mark=mark, late=_late(mark) if mark else "", states=_ANSWER_STATE)
 
 def _name(grade) -> str: return grade.student if grade.student.strip() else "(no name)"
 
@@ -462,13 +527,16 @@ def _signs(verdicts):
         else: runs.append([group, 1])
     return _markupsafe().Markup("".join(f"<{_TAGS[g]}>{_GROUPS[g][0] * n}</{_TAGS[g]}>" for g, n in runs))
 
-# %% ../../nbs/grading/04_report.ipynb #e60af893
+# %% ../../nbs/grading/04_report.ipynb #8c30a445
 _TEMPLATES["class"] = """{% extends "base" %}{% from "parts" import strip %}{% from "histogram" import histogram %}
 {% block title %}{{ title|clip(120) }}{% endblock %}
 {% block main %}
 <main>
 <header><p class="eyebrow">Class report</p><h1>{{ title|clip(120) }}</h1>
 <p>{% if labs|length == 1 %}{{ labs[0]|clip(60) }}{% else %}{{ labs|length }} labs{% endif %}{% if last %} · last graded {{ last|when }}{% endif %}</p></header>
+{% if marks %}
+<p class="note class small">{% if totals %}The figures are of the totals: checks, answers in words, and what lateness takes off.{% else %}The figures are of the checks alone{% if waiting %}: {{ waiting }} of {{ grades|length }} submission{{ "" if grades|length == 1 else "s" }} {{ "is" if waiting == 1 else "are" }} not marked yet{% endif %}.{% endif %}</p>
+{% endif %}
 <dl class="panel stats">
 <div><dt>Students</dt><dd class="big">{{ students }}</dd><dd class="soft small">{{ grades|length }} submission{{ "" if grades|length == 1 else "s" }}</dd></div>
 <div><dt>Mean</dt><dd class="big">{{ mean|percent }}</dd><dd class="soft small">of {{ shares|length }} graded</dd></div>
@@ -504,14 +572,15 @@ _TEMPLATES["class"] = """{% extends "base" %}{% from "parts" import strip %}{% f
 </tbody></table></section>
 {% endif %}
 <section class="panel"><div class="head"><h2>Students</h2><div id="find"></div></div>
-<table class="people{{ " short" if longest <= 20 }}" id="people"><thead><tr><th scope="col">Student{% if labs|length > 1 %}<th scope="col">Lab{% endif %}<th scope="col" class="n">Score<th scope="col" class="n opt">Points<th scope="col" class="s">Checks<th scope="col">Remarks</thead>
+<table class="people{{ " short" if longest <= 20 }}" id="people"><thead><tr><th scope="col">Student{% if labs|length > 1 %}<th scope="col">Lab{% endif %}<th scope="col" class="n">Score<th scope="col" class="n opt">{{ "By checks" if marks else "Points" }}{% if marks %}<th scope="col" class="n opt">In words<th scope="col" class="n opt">Late<th scope="col" class="n">Total{% endif %}<th scope="col" class="s">Checks<th scope="col">Remarks</thead>
 <tbody>
 {% for g, href, part, earned, points, signs in rows %}
+{% set m = marks.get((g.student, g.lab)) %}
 <tr><th scope=row><a href="{{ href }}"><bdi>{{ g.student|clip(40) if g.student.strip() else "(no name)" }}</bdi></a>{% if labs|length > 1 %}<td>{{ g.lab|clip(40) }}{% endif %}
 {% if part is none %}
-<td class=n>–<td class="n opt">–<td class=s><em>✗ {{ g.status if g.status != "graded" else "nothing to earn" }}</em><td>{{ g.reason|clip(100) }}
+<td class=n>–<td class="n opt">–{% if marks %}<td class="n opt">–<td class="n opt">–<td class=n>–{% endif %}<td class=s><em>✗ {{ g.status if g.status != "graded" else "nothing to earn" }}</em><td>{{ g.reason|clip(100) }}
 {% else %}
-<td class=n><svg class=m><rect width="{{ part|width }}"/></svg><i>{{ part|percent }}</i><td class="n opt">{{ earned|points }} / {{ points|points }}<td class=s>{{ signs }}<td>{{ g.notes|join("; ")|clip(100) }}
+<td class=n><svg class=m><rect width="{{ part|width }}"/></svg><i>{{ part|percent }}</i><td class="n opt">{{ earned|points }} / {{ points|points }}{% if m %}<td class="n opt">{% if not m.answers %}–{% elif m.manual is none %}not marked yet{% else %}{{ m.manual|points }} / {{ m.written_points|points }}{% endif %}<td class="n opt">{% if m.why %}<abbr title="{{ m.why|clip(600) }}">{{ late(m) or "0 %" }}</abbr>{% else %}–{% endif %}<td class=n>{% if m.complete %}{{ m.total|points }} / {{ m.points|points }}{% else %}–{% endif %}{% elif marks %}<td class="n opt">–<td class="n opt">–<td class=n>{{ earned|points }} / {{ points|points }}{% endif %}<td class=s>{{ signs }}<td>{{ g.notes|join("; ")|clip(100) }}
 {% endif %}
 {% endfor %}
 </tbody></table></section>
@@ -519,22 +588,27 @@ _TEMPLATES["class"] = """{% extends "base" %}{% from "parts" import strip %}{% f
 {% endblock %}
 """
 
-# %% ../../nbs/grading/04_report.ipynb #3ce98108
+# %% ../../nbs/grading/04_report.ipynb #a0de152b
 def _default_href(grade) -> str: return "feedback/" + feedback_name(grade.student, grade.lab)
 
 def class_html(grades, # any iterable of grades, of one lab or several
                title:str="Class report",
                feedback_href=_default_href, # grade -> the address of its feedback page
+              marks=(), # one for each student and lab, where a person marks or lateness counts
               ) -> str:
     "One self-contained report of the class: figures, histogram, every check, every student. Shows no value of a hidden check."
     grades = sorted(grades, key=lambda g: (g.student.casefold(), g.student, g.lab))
-    rates, shares = check_rates(grades), [s for s in map(share, grades) if s is not None]
+    marks, rates = _by_key(marks), check_rates(grades)
+    graded = [(g, marks.get((g.student, g.lab))) for g in grades if share(g) is not None]
+    waiting = sum(m is not None and not m.complete for _, m in graded)
+    part = lambda g: _part(m) if (m := marks.get((g.student, g.lab))) and not waiting and share(g) is not None else share(g)
+    shares = [part(g) for g, _ in graded]
     worst = sorted((r for r in rates if r.missed), key=lambda r: -r.missed)[:5]
-    return _page("class", _CSS_CLASS, _SCRIPT, title=title, grades=grades, labs=sorted({g.lab for g in grades}), students=len({g.student for g in grades}),
+    return _page("class", _CSS_CLASS + (_CSS_BY_HAND if marks else ""), _SCRIPT, title=title, grades=grades, labs=sorted({g.lab for g in grades}), students=len({g.student for g in grades}),
                  last=max((g.graded_at for g in grades), default=""), shares=shares, mean=statistics.fmean(shares) if shares else None,
                  median=statistics.median(shares) if shares else None, full=sum(s == 1 for s in shares), bins=_histogram(shares),
                  refused=sum(g.status != "graded" for g in grades), rates=rates, worst=worst, groups=_GROUPS, segments=_segments, in_words=_in_words,
-                 longest=max((len(g.verdicts) for g in grades), default=0), rows=[(g, feedback_href(g), share(g), *total(g), _signs(g.verdicts)) for g in grades])
+                 longest=max((len(g.verdicts) for g in grades), default=0), marks=marks, waiting=waiting, totals=bool(marks) and not waiting, late=_late, rows=[(g, feedback_href(g), part(g), *total(g), _signs(g.verdicts)) for g in grades])
 
 # %% ../../nbs/grading/04_report.ipynb #46ef9f4d
 _FORMULA = re.compile("(^|[;\t\r\n])(?=[ ']*[=+\\-@\t\r\n＝＋－＠])")
@@ -544,7 +618,7 @@ def _defuse(value):
     if not isinstance(value, str): return value if value is None or math.isfinite(value) else None
     return _FORMULA.sub(r"\1'", value.encode("utf8", "backslashreplace").decode())
 
-# %% ../../nbs/grading/04_report.ipynb #3c63cd39
+# %% ../../nbs/grading/04_report.ipynb #3d52e0bf
 _COLUMNS = ("student", "lab", "round", "status", "earned", "points", "reason", "notes", "graded_at", "seconds")
 
 def _row(g) -> list:
@@ -552,18 +626,32 @@ def _row(g) -> list:
     earned, points = total(g) if g.status == "graded" else (None, None)
     return [g.student, g.lab, g.round, g.status, earned, points, g.reason, "; ".join(g.notes), g.graded_at, g.seconds]
 
-def to_csv(grades) -> str:
-    "CSV (RFC 4180) with a row for each grade and a column `lab/check` for the points of each check. Text is quoted and holds no formula."
-    grades, out = list(grades), io.StringIO(newline="")
+_MARK_COLUMNS = ("manual", "manual_points", "late_factor", "late", "total", "total_points")
+
+def _mark_cells(g, marks) -> list:
+    "The cells of `_MARK_COLUMNS`: empty where something is not marked yet, and the points of the checks where there is nothing to mark."
+    m, (earned, points) = marks.get((g.student, g.lab)), total(g)
+    if g.status != "graded": return [None] * len(_MARK_COLUMNS)
+    return [m.manual, m.written_points, m.factor, m.why, m.total, m.points] if m else [0, 0, 1, "", earned, points]
+
+def _written(marks) -> list:
+    "(lab, question, criterion) of everything that a person marks, in order."
+    return list(dict.fromkeys((m.lab, a.id, c) for m in sorted(marks.values(), key=lambda m: m.lab) for a in m.answers for c, *_ in a.criteria))
+
+def to_csv(grades, marks=()) -> str:
+    "CSV (RFC 4180) with a row for each grade and a column `lab/check` for the points of each check; with `marks`, also `lab/question: criterion` and the total. Text is quoted and holds no formula."
+    grades, marks, out = list(grades), _by_key(marks), io.StringIO(newline="")
     checks = [(r.lab, r.check) for r in check_rates(grades)]
     write = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC).writerow
-    write(map(_defuse, [*_COLUMNS, *(f"{lab}/{check}" for lab, check in checks)]))
+    written = _written(marks)
+    write(map(_defuse, [*_COLUMNS, *(f"{lab}/{check}" for lab, check in checks), *(f"{lab}/{id}: {c}" for lab, id, c in written), *(_MARK_COLUMNS if marks else ())]))
     for g in grades:
-        earned = {(g.lab, v.check): v.earned for v in g.verdicts}
-        write(map(_defuse, _row(g) + [earned.get(key) for key in checks]))
+        earned, m = {(g.lab, v.check): v.earned for v in g.verdicts}, marks.get((g.student, g.lab))
+        by_hand = {(m.lab, a.id, c): 0 if a.state == "not started" else got for a in m.answers for c, _, got, _ in a.criteria} if m else {}
+        write(map(_defuse, _row(g) + [earned.get(key) for key in checks] + [by_hand.get(key) for key in written] + (_mark_cells(g, marks) if marks else [])))
     return out.getvalue()
 
-# %% ../../nbs/grading/04_report.ipynb #71bcd1e3
+# %% ../../nbs/grading/04_report.ipynb #40f9481b
 def _tidy(x): return None if isinstance(x, float) and not math.isfinite(x) else x
 
 def _as_dict(g) -> dict:
@@ -573,9 +661,17 @@ def _as_dict(g) -> dict:
     verdicts = [{k: _tidy(getattr(v, k)) for k in ("check", "title", "kind", "hidden", "status", "earned", "points")} | {"filled": list(v.filled), **visible(v)} for v in g.verdicts]
     return head | dict(earned=earned, points=points, notes=list(g.notes), feedback=feedback_name(g.student, g.lab), verdicts=verdicts)
 
-def to_json(grades) -> str:
-    "`{\"format\": 1, \"grades\": [...]}`: strict ASCII JSON with everything that the pages show."
-    return json.dumps({"format": 1, "grades": [_as_dict(g) for g in grades]}, indent=1, allow_nan=False) + "\n"
+def _mark_dict(m) -> dict:
+    "Mark `m` as plain data: `total` and `manual` are null while something is not marked."
+    answers = [{"id": a.id, "title": a.title, "points": _tidy(a.points), "state": a.state, "earned": _tidy(a.earned), "text": a.text,
+                "criteria": [{"criterion": c, "points": _tidy(p), "mark": _tidy(got), "comment": comment} for c, p, got, comment in a.criteria]} for a in m.answers]
+    return {k: _tidy(getattr(m, k)) for k in ("automatic", "automatic_points", "manual", "written_points", "total", "points", "complete")} | {"late": {"factor": m.factor, "why": m.why}, "answers": answers}
+
+def to_json(grades, marks=()) -> str:
+    "`{\"format\": 1, \"grades\": [...]}`: strict ASCII JSON with everything that the pages show; what a person or lateness adds is under \"mark\"."
+    marks = _by_key(marks)
+    one = lambda g: _as_dict(g) | ({"mark": _mark_dict(marks[g.student, g.lab])} if (g.student, g.lab) in marks else {})
+    return json.dumps({"format": 1, "grades": [one(g) for g in grades]}, indent=1, allow_nan=False) + "\n"
 
 # %% ../../nbs/grading/04_report.ipynb #c5010263
 _OUTCOME = {"right": None, "partial": "failure", "wrong": "failure", "not started": "skipped", "not reached": "skipped"}
@@ -612,7 +708,7 @@ def _put(path:Path, text:str, encoding:str="utf-8") -> bool:
     finally: temp.unlink(missing_ok=True)
     return True
 
-# %% ../../nbs/grading/04_report.ipynb #bcfde16d
+# %% ../../nbs/grading/04_report.ipynb #f5781e21
 def _once(grades) -> list:
     "`grades` as a list; ValueError where a student has two for one lab."
     grades = list(grades)
@@ -623,13 +719,15 @@ def _once(grades) -> list:
 def write_report(grades, # any iterable, one grade for each student and lab
                  folder, # made where it is missing
                  title:str="Class report",
+                 marks=(), # one for each student and lab, where a person marks or lateness counts
                 ) -> Path: # of index.html
     "Write index.html, feedback/*.html, grades.csv, grades.json and junit.xml into `folder`. Unchanged files are not touched, none is removed."
     grades, folder = _once(grades), Path(folder)
     (folder / "feedback").mkdir(parents=True, exist_ok=True)
-    for g in grades: _put(folder / "feedback" / feedback_name(g.student, g.lab), feedback_html(g))
-    _put(folder / "grades.csv", to_csv(grades), "utf-8-sig")  # the mark at its start tells Excel that it is UTF-8
-    _put(folder / "grades.json", to_json(grades))
+    marks = _by_key(marks)
+    for g in grades: _put(folder / "feedback" / feedback_name(g.student, g.lab), feedback_html(g, marks.get((g.student, g.lab))))
+    _put(folder / "grades.csv", to_csv(grades, marks.values()), "utf-8-sig")  # the mark at its start tells Excel that it is UTF-8
+    _put(folder / "grades.json", to_json(grades, marks.values()))
     _put(folder / "junit.xml", to_junit(grades))
-    _put(folder / "index.html", class_html(grades, title))
+    _put(folder / "index.html", class_html(grades, title, marks=marks.values()))
     return folder / "index.html"
