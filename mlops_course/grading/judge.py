@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REASONS', 'MARKS', 'Reference', 'reference_notebook', 'prepare', 'reference', 'public_reference', 'JudgeFailed',
-           'JudgeKernel', 'Outcome', 'Stopped', 'Run', 'execute', 'Verdict', 'Judgement', 'judge_submission',
-           'public_lab', 'check_notebook']
+           'JudgeKernel', 'Outcome', 'Stopped', 'Run', 'execute', 'Verdict', 'untouched', 'Judgement',
+           'judge_submission', 'public_lab', 'check_notebook']
 
 # %% ../../nbs/grading/03_judge.ipynb #c0516bb1
 import builtins, json, os, re, shutil, tempfile, time
@@ -459,7 +459,19 @@ def _culprit_hole(lab, run):
     if role == "check": return lab.own_hole(lab.check(name))
     return None
 
-# %% ../../nbs/grading/03_judge.ipynb #dc79b25a
+# %% ../../nbs/grading/03_judge.ipynb #95bf555b
+_STATES = {"not started": "still as it was handed out", "missing": "the answer's cell is gone from the notebook"}
+
+def _not_started(lab, check, state, ref=None):
+    expected = _readable(ref.values.get(check.id)) if ref and not check.hidden else None
+    return Verdict(check.id, check.title, check.points, 0.0, "not started", _STATES[state], check.hint, check.hidden, check.kind(0), None, expected)
+
+def untouched(lab:Lab, submission:Submission) -> dict: # {check id: Verdict}
+    "Verdicts on a submission that answers nothing and adds no cell, which no run can change; none for any other."
+    assembly = assemble(lab, submission)
+    if "answered" in assembly.states.values() or any(c.role == "extra" for c in assembly.cells): return {}
+    return {c.id: _not_started(lab, c, assembly.states[lab.own_hole(c)]) for c in lab.checks}
+
 class Judgement:
     "All runs that one submission needs, and the verdict on each check."
     def __init__(self, lab, submission, set_, ref, on_verdict=None):
@@ -516,9 +528,8 @@ class Judgement:
     def _verdict(self, check):
         outcome, state = self.final[check.id], self.states[self.lab.own_hole(check)]
         status, reason = outcome.status, outcome.reason
-        if outcome.score == 0 and state != "answered":
-            status, reason = "not started", {"not started": "still as it was handed out", "missing": "the answer's cell is gone from the notebook"}[state]
-        filled, public = self.filled[check.id] if status != "not started" else (), not check.hidden
+        if outcome.score == 0 and state != "answered": return _not_started(self.lab, check, state, self.ref)
+        filled, public = self.filled[check.id], not check.hidden
         # with our code in the kernel, a message that the student's code wrote could carry it out
         if filled and status == "error" and public: reason = _bare_reason(reason.split(":")[0])
         return Verdict(check.id, check.title, check.points, round(check.points * outcome.score, 4), status, reason, check.hint, check.hidden, check.kind(0),
