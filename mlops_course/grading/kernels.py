@@ -505,13 +505,13 @@ def reach(judge, student, port:int):
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
 
-# %% ../../nbs/grading/01_kernels.ipynb #0eaf81a5
+# %% ../../nbs/grading/01_kernels.ipynb #c552520f
 def _imported(source):
-    "Modules that `source` imports, anywhere in it; none where it is not plain Python."
+    "What `source` imports, anywhere in it, as 'numpy' or 'scipy:stats' (from scipy import stats); nothing where it is not plain Python."
     try: tree = ast.parse(source)
     except SyntaxError: return []
     names = [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
-    return names + [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return names + [f"{node.module}:{a.name}" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module and not node.level for a in node.names]
 
 def _top_level(path):
     "Source of the import statements at the top level of a module."
@@ -524,9 +524,10 @@ def imports_of(*sources:str) -> tuple:
     found, todo = {}, [name for source in sources for name in _imported(source)]
     while todo:
         name = todo.pop(0)
+        module = name.partition(":")[0]
         if name in found: continue
-        found[name] = name.partition(".")[0] == "mlops_course"
-        if found[name] and (spec := importlib.util.find_spec(name)) and spec.origin: todo += _imported(_top_level(spec.origin))
+        found[name] = module.partition(".")[0] == "mlops_course"
+        if found[name] and (spec := importlib.util.find_spec(module)) and spec.origin: todo += _imported(_top_level(spec.origin))
     return tuple(name for name, ours in found.items() if not ours)
 
 # %% ../../nbs/grading/01_kernels.ipynb #9e28cae5

@@ -112,7 +112,7 @@ def new_root(paths):
     set_flags("/", READ_ONLY | NOSUID, recursive=False)
     _libc().sethostname(b"lab", 3)
 
-# %% ../../nbs/grading/11_sandbox.ipynb #b18ac026
+# %% ../../nbs/grading/11_sandbox.ipynb #2b30a617
 LIMITS = {"memory_bytes": 1_000_000_000,  # of the whole process tree, beyond what it has at the start
           "processes": 256,               # and threads
           "file_bytes": 256_000_000,      # of all files together: work folder, /tmp and /dev/shm
@@ -143,16 +143,22 @@ def private_files(limits:dict, uid:int, paths=()):
 def _loopback_up():
     with socket.socket() as s: fcntl.ioctl(s, 0x8914, struct.pack("16sh22x", b"lo", 0x41))  # SIOCSIFFLAGS, IFF_UP | IFF_RUNNING
 
-def _drop_privileges(uid):
+def _empty_bounding_set():
+    "No capability can come back, not even by a program that has it (capabilities(7)). Up to the last one that this Linux knows."
     for capability in range(64):
-        if _libc().prctl(24, ctypes.c_ulong(capability), 0, 0, 0): break  # PR_CAPBSET_DROP, up to the last that this kernel knows
+        if _libc().prctl(24, ctypes.c_ulong(capability), 0, 0, 0) == -1:  # PR_CAPBSET_DROP
+            return _done(0 if ctypes.get_errno() == errno.EINVAL else -1, "capability bounding set")
+
+def _drop_privileges(uid):
     if uid:
+        _empty_bounding_set()
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
     else:
         unshare(NEWUSER, "a second user namespace")
         _map_user(1000, 0, 0)
+        _empty_bounding_set()  # the new namespace came with a full one
     header, none = struct.pack("Ii", 0x20080522, 0), struct.pack("IIIIII", *[0] * 6)
     _done(_libc().capset(header, none), "capset")
     prctl(4, 1)   # PR_SET_DUMPABLE: its own /proc/self stays readable after the change of user
