@@ -86,7 +86,7 @@ benchmarks/.venv-%/ready: $(BENCH)/requirements/%.txt $(BENCH)/requirements/comm
 
 bench-grading: JOBS = 1
 bench-grading:  ## Compare with nbgrader and otter-grader on a class of N=48 (CLASS200=0 leaves out the class of 200)
-	@$(MAKE) --no-print-directory --keep-going $(BENCH_ENVS) || echo "Not every environment could be made; going on with those that could." >&2
+	@$(MAKE) --silent --no-print-directory --keep-going $(BENCH_ENVS) || echo "Not every environment could be made; going on with those that could." >&2
 	@test -x benchmarks/.venv-ours/bin/mlops-course || { echo "The comparison itself runs in benchmarks/.venv-ours, which is not there; see the message above." >&2; exit 1; }
 	@benchmarks/.venv-ours/bin/python $(BENCH)/run.py --n $(N) --jobs $(JOBS) $(if $(filter 0,$(CLASS200)),--no-large)
 

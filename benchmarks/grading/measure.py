@@ -63,10 +63,12 @@ class _Cgroup:
         text = (self.folder / self.clock).read_text().split()
         return int(text[1] if text[0] == "usage_usec" else text[0]) * self.unit
 
-    def remove(self):
-        try:
-            if self.folder: self.folder.rmdir()
-        except OSError: pass  # a process is still in it: it has been killed and is on its way out
+    def __enter__(self): return self
+
+    def __exit__(self, *exc):
+        for _ in range(40 if self.folder else 0):
+            try: return self.folder.rmdir()
+            except OSError: time.sleep(0.05)  # a process is still in it: it has been killed and is on its way out
 
 
 def _memory(processes):
@@ -122,21 +124,21 @@ def measure(command, cwd, env, log,
             marks=()) -> Used:         # numbers of graded submissions at which to note the memory
     "Run `command` to its end, its output into the file `log`, and measure it with all the processes that it starts."
     _adopt()
-    group, peak, kind, seen, noted, now = _Cgroup(), 0, "PSS", 0, {}, 0
-    before, start = _waited_for(), time.monotonic()
-    with open(log, "wb") as out, _started(command, cwd, env, out, group) as process:
-        while process.poll() is None and time.monotonic() - start < limit:
-            now, how = _memory(_below())
-            peak, kind = max(peak, now), "RSS" if how == "RSS" else kind
-            if (n := done()) != seen: on_done(seen := n)
-            noted.update({m: now for m in marks if n >= m and m not in noted})
-            try: process.wait(PERIOD)
-            except subprocess.TimeoutExpired: pass
-        wall, code = time.monotonic() - start, process.poll()
+    peak, kind, seen, noted, now = 0, "PSS", 0, {}, 0
+    with _Cgroup() as group:
+        before, start = _waited_for(), time.monotonic()
+        with open(log, "wb") as out, _started(command, cwd, env, out, group) as process:
+            while process.poll() is None and time.monotonic() - start < limit:
+                now, how = _memory(_below())
+                peak, kind = max(peak, now), "RSS" if how == "RSS" else kind
+                if (n := done()) != seen: on_done(seen := n)
+                noted.update({m: now for m in marks if n >= m and m not in noted})
+                try: process.wait(PERIOD)
+                except subprocess.TimeoutExpired: pass
+            wall, code = time.monotonic() - start, process.poll()
+        waited, counted = _waited_for() - before, group.read()
     if (n := done()) != seen: on_done(n)
     noted.update({m: now for m in marks if n >= m and m not in noted})  # it ended right after: the last look counts
-    waited, counted = _waited_for() - before, group.read()
-    group.remove()
     # wait4 misses processes that nobody waits for, a cgroup misses those that were moved out of it: neither counts too much
     how, cpu = max((("wait4", waited), ("cgroup", counted)), key=lambda pair: round(pair[1], 1))
     return Used(code, cpu, how, wall, peak, kind, noted, Path(log).read_text(errors="replace")[-1500:])

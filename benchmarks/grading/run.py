@@ -222,4 +222,6 @@ def main():
     if failed or any(lab["disagreements"] for lab in results["labs"].values()): sys.exit(1)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    try: main()
+    except KeyboardInterrupt: sys.exit("\nstopped; nothing is left running, and results.json holds the labs that were finished")

@@ -150,3 +150,15 @@ def test_the_table_says_what_was_measured_and_what_was_not(graders):
     text = run.table(results)
     assert "| light | nbgrader autograde |" in text and "Not measured: otter light" in text and "| 41.0 | 40 (missed) |" in text and "64 answers, 0 of them" in text
     assert "was left out: not asked for" in run.table({**results, "large_class": {"left_out": "not asked for"}})
+
+
+def test_the_large_class_is_held_against_the_clock(graders, monkeypatch):
+    own, failed = graders[2], {}
+    own.takes_jobs = False
+    assert run.large_class(own, failed) == {"left_out": "this version has no --jobs"}
+    own.takes_jobs, own.done = True, lambda folder: own.n
+    monkeypatch.setattr(run, "LARGE", 20)
+    monkeypatch.setattr(run, "MARKS", (10, 20))
+    large = run.large_class(own, failed)
+    assert set(large) == {"light", "heavy"} and not failed and large["light"]["jobs"] == 2
+    assert set(large["light"]["mb_at"]) == {"10", "20"} and "(held)" in "\n".join(run._large(large))

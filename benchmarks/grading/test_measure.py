@@ -37,8 +37,9 @@ def test_a_process_that_does_not_end_is_ended(tmp_path):
 
 
 def test_time_that_nobody_waits_for_is_seen_where_there_are_cgroups(tmp_path):
-    (group := _Cgroup()).remove()
-    if not group.folder: pytest.skip("no control group can be made here")
+    with _Cgroup() as group:
+        if not group.folder: pytest.skip("no control group can be made here")
+    assert not group.folder.exists()
     used = run(tmp_path, f"""
         import os, signal, time
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets the child's time
