@@ -190,6 +190,14 @@ def digest(path):
         return type(e).__name__
 
 
+def state_of(pid):
+    """One letter: T for stopped, Z for ended and not yet asked for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0].upper()
+    except OSError:
+        return "Z"
+
+
 # --- the ring ---------------------------------------------------------------------------------------------------------------
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC = 1, 2, 4, 8, 32, 4096, 16384
@@ -390,13 +398,20 @@ class Arena:
         start = time.monotonic()
         with open(self.folder / "stdout", "w+") as out, open(self.folder / "stderr", "w+") as err:
             p = subprocess.Popen(self.command(), cwd=self.course, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, preexec_fn=limits, start_new_session=True)
-            try:
-                code = p.wait(self.plan["seconds"])
-            except subprocess.TimeoutExpired:
-                p.kill()
-                p.wait()
-                code = None
+            code = self.wait(p, start + self.plan["seconds"])
         return code, time.monotonic() - start
+
+    def wait(self, p, deadline):
+        """The exit code of `p`; None where it had to be killed, because its time was up or somebody had stopped it."""
+        stopped = 0
+        while p.poll() is None and time.monotonic() < deadline and stopped < 20:
+            time.sleep(0.1)
+            stopped = stopped + 1 if state_of(p.pid) == "T" else 0
+        if p.returncode is None:
+            p.kill()
+            p.wait()
+            return None
+        return p.returncode
 
     def grades(self):
         from mlops_course.grading.gradebook import Gradebook
@@ -412,8 +427,7 @@ class Arena:
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
-                if int(entry.name) not in ours and state not in "ZX":
+                if int(entry.name) not in ours and state_of(entry.name) not in "ZX":
                     found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace") or (entry / "comm").read_text())
             except OSError:
                 pass
@@ -450,7 +464,7 @@ class Arena:
             for message in listener.heard:
                 fallen.setdefault(message.split()[0] if message.split() else "", set()).add(f"reach {kind}")
         for name, (p, address, length, held) in self.siblings.items():
-            if p.poll() is not None or "T" in Path(f"/proc/{p.pid}/stat").read_text().rsplit(")", 1)[1].split()[0].upper():
+            if p.poll() is not None or state_of(p.pid) in "TZ":
                 fallen[name].add("stop sibling")
                 continue
             with open(f"/proc/{p.pid}/mem", "rb") as memory:
@@ -487,7 +501,7 @@ class Arena:
         return result
 
 
-def run_class(folder, course, names, options=(), unprotected=False, plain=False, victim_every=None, seconds=300):
+def run_class(folder, course, names, options=(), unprotected=False, plain=False, victim_every=None, seconds=600):
     """Grade a class of the attacks `names` between honest students in a ring of its own. Returns what `Arena.run` found."""
     folder = Path(folder)
     folder.mkdir(parents=True)

@@ -80,7 +80,7 @@ def has_earned(told, attack):
 def test_takes_its_canary_where_nothing_protects_it(ran, name):
     attack = ATTACKS[name]
     if attack.alone:
-        result = unprotected(ran, [name], seconds=25)
+        result = unprotected(ran, [name], seconds=40)
         fallen = set(result["fallen"][name]) | set(result["fallen"][""])
     else:
         result = unprotected(ran, [n for n in FALLS if n not in ALONE])

@@ -2,7 +2,7 @@
 
 canary: word
 honest: scale
-limit: used more than | OSError | No space | raised | ended its own kernel
+limit: used more than | wrote more than
 """
 # %% double
 def double(x):

@@ -2,7 +2,7 @@
 
 canary: word
 honest: scale
-limit: processes | OSError | raised | used more than | ended its own kernel | stopped after | a number is wanted
+limit: started more than | used more than | stopped after | a number is wanted
 """
 # %% double
 def double(x):

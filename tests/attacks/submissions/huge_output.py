@@ -1,4 +1,4 @@
-"""Puts out one value of 100 MB, in the MIME type that is read.
+"""Puts out one value of 30 MB, in the MIME type that is read.
 
 canary: run
 honest: double
@@ -9,5 +9,5 @@ unprotected: stands
 def scale(v):
     from IPython.display import display
     from mlops_course.lab import MIME
-    display({MIME: {"list": ["x" * 100_000_000]}}, raw=True)
+    display({MIME: {"list": ["x" * 30_000_000]}}, raw=True)
     return v

@@ -2,7 +2,7 @@
 
 canary: word
 honest: scale
-limit: used more than | MemoryError | ended its own kernel
+limit: used more than
 """
 # %% double
 def double(x):

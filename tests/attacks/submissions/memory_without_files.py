@@ -2,7 +2,7 @@
 
 canary: word
 honest: scale
-limit: used more than | OSError | raised | ended its own kernel
+limit: used more than | PermissionError
 """
 # %% double
 def double(x):

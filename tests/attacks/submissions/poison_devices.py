@@ -1,13 +1,10 @@
 """Leaves files beside the devices, where a small file system of the sandbox may be writable and shared.
 
-canary: word, next
+canary: next
 unprotected: not run
 """
 # %% own
 import os
-left = []
 for folder in ("/dev", "/dev/pts", "/run", "/var", "/etc", "/", "/home", "/proc/self/cwd/..", "/usr", "/lib", "/opt", "/root", "/mnt", "/sys", "/srv", "/run/lock", "/dev/mqueue"):
-    try:
-        open(os.path.join(folder, canary["poison"]), "w").close()
-        left.append(folder)
+    try: open(os.path.join(folder, canary["poison"]), "w").close()
     except OSError: pass

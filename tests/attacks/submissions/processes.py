@@ -2,7 +2,7 @@
 
 canary: word
 honest: scale
-limit: processes | OSError | raised | used more than | ended its own kernel | stopped after
+limit: started more than
 """
 # %% double
 def double(x):

@@ -2,7 +2,7 @@
 
 canary: run
 honest: double
-limit: stopped after
+limit: stopped after | this is nothing
 unprotected: stands
 """
 # %% scale

@@ -2,7 +2,7 @@
 
 canary: word
 honest: scale
-limit: processes | RuntimeError | raised | used more than | ended its own kernel
+limit: started more than
 """
 # %% double
 def double(x):
