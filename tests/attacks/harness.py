@@ -243,6 +243,8 @@ def build_ring(arena, plain):
             cover(home, needed_paths(arena))
     site = next(p for p in sys.path if p.endswith("site-packages"))
     over = Path(arena, "overlay")
+    over.mkdir()
+    mount("tmpfs", over, "tmpfs")
     for part in ("upper", "work"):
         (over / part).mkdir(parents=True)
     for path in [Path(sys.prefix), Path(sys.base_prefix), ROOT, Path(arena)]:

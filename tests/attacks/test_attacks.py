@@ -19,7 +19,7 @@ ATTACKS = harness.attacks()
 FALLS = [a.name for a in ATTACKS.values() if a.unprotected == "falls"]
 STANDS = [a.name for a in ATTACKS.values() if a.unprotected == "stands"]
 ALONE = [name for name in FALLS if ATTACKS[name].alone]
-MODES = {"sandbox": {}, "two jobs": {"options": ["--jobs", "2"]}, "plain user": {"plain": True}}
+MODES = {"sandbox": {"options": ["--jobs", "1"]}, "two jobs": {"options": ["--jobs", "2"]}, "plain user": {"options": ["--jobs", "1"], "plain": True}}
 
 pytestmark = pytest.mark.skipif(harness.ring_problem() is not None, reason=f"no namespaces to keep the attacks in: {harness.ring_problem()}")
 
@@ -51,7 +51,8 @@ def ran():
 
 
 def unprotected(ran, names, **how):
-    return ran(names, unprotected=True, options=["--no-sandbox"] if there("--no-sandbox") else [], **how)
+    options = (["--no-sandbox"] if there("--no-sandbox") else []) + (["--jobs", "1"] if there("--jobs") else [])
+    return ran(names, unprotected=True, options=options, **how)
 
 
 def sandboxed(ran, mode):
