@@ -6,9 +6,9 @@
 __all__ = ['Found', 'find_submissions', 'environment', 'basis', 'Job', 'plan', 'standing', 'Summary', 'Estimate', 'Result',
            'judge_job', 'reference_job', 'grade_class', 'estimate_class']
 
-# %% ../../nbs/grading/06_classroom.ipynb #a6bc9961
+# %% ../../nbs/grading/06_classroom.ipynb #dc7f25a7
 import hashlib, time
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -17,7 +17,7 @@ from pathlib import Path
 from . import kernels
 from .cluster import TRIES, Here, WorkerDied
 from .gradebook import Grade, Gradebook, course_key, work_hash
-from .judge import Verdict, judge_submission, prepare, reference, untouched
+from .judge import Verdict, judge_submission, prepare, reference, release, untouched
 from .kernels import NoKernel, WarmDied
 from .labs import FORMAT, LabError, NoCourse, NotASubmission, assemble, draw_set, find_lab, lab_names, read_submission, set_number, written_answers
 
@@ -172,7 +172,7 @@ def judge_job(lab, submission, set_, ref) -> Result:
 
 def reference_job(lab, set_): return _patiently(reference, lab, set_)
 
-# %% ../../nbs/grading/06_classroom.ipynb #8dd03c9d
+# %% ../../nbs/grading/06_classroom.ipynb #d87a1c1a
 class _Grading:
     "One run of `grade_class`: what waits, what is being judged, what came of it."
     def __init__(self, labs, broken, key, book, executor, on_done):
@@ -180,7 +180,7 @@ class _Grading:
         self.graded, self.refs, self.flying, self.parked = 0, {}, {}, {}
 
     def run(self, todo):
-        self.todo = deque(todo)
+        self.todo, self.left, self.ready = deque(todo), Counter(j.found.lab for j in todo if not j.problem), set()
         while self.todo or self.flying:
             while self.todo and len(self.flying) < 2 * self.executor.jobs: self.begin(self.todo.popleft())
             for future in wait(self.flying, return_when=FIRST_COMPLETED).done: self.finish(self.flying.pop(future), future)
@@ -188,8 +188,9 @@ class _Grading:
 
     def begin(self, job):
         "Send a submission off, or first the reference that it needs."
-        if job.found.lab in self.broken: return self.on_done(job)
         if job.problem: return self.write(job, "refused", job.problem)
+        self.prepare(job.found.lab)
+        if job.found.lab in self.broken: return self.done(job)
         kept = standing(job, self.labs[job.found.lab], self.book)
         if len(kept) == len(job.basis): return self.write(job, "graded", "", Result((), tuple(assemble(self.labs[job.found.lab], job.submission).notes), 0.0))
         lab, set_ = self.labs[job.found.lab], draw_set(self.labs[job.found.lab], self.key, job.round, job.number)
@@ -202,6 +203,20 @@ class _Grading:
         else:
             self.parked[work] = [job]
             self.flying[self.executor.submit(reference_job, lab, set_)] = work
+
+    def prepare(self, name):
+        "Start what all workers share for a lab, when its first submission comes up. A lab without a kernel is broken."
+        if name in self.ready or name in self.broken: return
+        try: prepare(self.labs[name])
+        except (NoKernel, WarmDied) as e: self.broken[name] = str(e)
+        else: self.ready.add(name)
+
+    def done(self, job):
+        "The last submission of a lab ends its warm process, unless another lab that still waits shares it."
+        if not job.problem:
+            self.left[job.found.lab] -= 1
+            if not self.left[job.found.lab] and job.found.lab in self.ready: release(self.labs[job.found.lab], [self.labs[name] for name in +self.left])
+        self.on_done(job)
 
     def finish(self, what, future):
         jobs = self.parked.pop(what) if isinstance(what, str) else [what]
@@ -216,7 +231,7 @@ class _Grading:
     def give_up(self, jobs, complaint):
         "A lab that turns out to be broken stops its own submissions and no others."
         self.broken[jobs[0].found.lab] = complaint
-        for job in jobs: self.on_done(job)
+        for job in jobs: self.done(job)
 
     def write(self, job, status, reason, result=Result((), (), 0.0)):
         verdicts = {v.check: v for v in result.verdicts}
@@ -229,9 +244,9 @@ class _Grading:
         grade = Grade(job.found.student, job.found.lab, job.round, status, reason, tuple(verdicts.values()), result.notes, "", result.seconds, protection)
         self.book.record(grade, job.digest, job.work, answers, job.basis)
         self.graded += 1
-        self.on_done(job)
+        self.done(job)
 
-# %% ../../nbs/grading/06_classroom.ipynb #068d4180
+# %% ../../nbs/grading/06_classroom.ipynb #d77e4594
 def _read_labs(course, names):
     "({name: Lab}, {name: complaint}) of the labs asked for."
     labs, broken = {}, {}
@@ -239,12 +254,6 @@ def _read_labs(course, names):
         try: labs[name] = find_lab(course, name)
         except LabError as e: broken[name] = str(e)
     return labs, broken
-
-def _prepare(labs, names, broken):
-    "Start what all workers will share; a lab without a kernel is broken."
-    for name in names:
-        try: prepare(labs[name])
-        except (NoKernel, WarmDied) as e: broken[name] = str(e)
 
 @dataclass
 class _Plan:
@@ -267,7 +276,6 @@ def _sort_out(folder, course, book, lab):
 
 def _run(plan, todo, book, executor, on_start, on_done):
     on_start(todo)
-    _prepare(plan.labs, {j.found.lab for j in todo if not j.problem}, plan.broken)
     return _Grading(plan.labs, plan.broken, plan.key, book, executor or Here(), on_done).run(todo)
 
 def grade_class(folder:Path, # of submissions

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODES', 'KernelDied', 'NoKernel', 'CpuMeter', 'config', 'ColdKernel', 'WarmDied', 'WarmProcess', 'lend', 'borrow',
            'warm_connection', 'left_out', 'read_message', 'ForkedKernel', 'reach', 'imports_of', 'protect',
-           'protection', 'prepare', 'start']
+           'protection', 'prepare', 'release', 'start']
 
 # %% ../../nbs/grading/01_kernels.ipynb #e00f015f
 import ast, atexit, ctypes, importlib.util, json, os, secrets, select, shutil, signal, socket, stat, struct, subprocess, sys, tempfile, threading, time
@@ -530,7 +530,7 @@ def imports_of(*sources:str) -> tuple:
         if found[name] and (spec := importlib.util.find_spec(module)) and spec.origin: todo += _imported(_top_level(spec.origin))
     return tuple(name for name, ours in found.items() if not ours)
 
-# %% ../../nbs/grading/01_kernels.ipynb #9e28cae5
+# %% ../../nbs/grading/01_kernels.ipynb #3876dcda
 MODES = ("require", "prefer", "never")
 _mode = "require"
 
@@ -557,6 +557,10 @@ def _forked(kernel_name, limits, imports, sockets):
 def prepare(kernel_name:str="python3", imports:tuple=()):
     "Start what kernels of this kind are forked from, and see that one can be. Raises as `start` does."
     start(kernel_name, imports=imports).stop()
+
+def release(kernel_name:str="python3", imports:tuple=()):
+    "End what `prepare` started."
+    if _mode != "never" and (process := _warm.pop((_python(kernel_name), imports), None)): process.close()
 
 def start(kernel_name:str="python3", limits:dict|None=None, imports:tuple=(), sockets:int=0):
     "A running kernel. Raises `NoKernel` or `NoSandbox`, each with a remedy."

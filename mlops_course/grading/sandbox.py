@@ -55,7 +55,7 @@ def prctl(option:int, *args): _done(_libc().prctl(option, *[ctypes.c_ulong(a) fo
 
 def die_with_parent(): prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
 
-# %% ../../nbs/grading/11_sandbox.ipynb #92e7d6b9
+# %% ../../nbs/grading/11_sandbox.ipynb #c305037b
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/fonts",
            "/etc/localtime", "/etc/ssl/certs", "/sys/devices/system/cpu")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -83,6 +83,12 @@ def _new_user():
 def _map_user(inside, uid, gid):
     for name, text in (("setgroups", "deny"), ("uid_map", f"{inside} {uid} 1"), ("gid_map", f"{inside} {gid} 1")): Path("/proc/self/" + name).write_text(text)
 
+def _link(path, real):
+    "A path that led through a link outside leads to the same place here."
+    if os.path.lexists(path): return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.symlink(real, path)
+
 def _populate(old, paths):
     for folder in ("/proc", "/tmp", "/dev", FILES, "/etc"): os.mkdir(folder)
     mount("proc", "/proc", "proc")
@@ -93,20 +99,22 @@ def _populate(old, paths):
     for name, text in _ETC.items(): Path("/etc", name).write_text(text)
     for path in (*_SYSTEM, *sorted(map(str, paths), key=len)): _show(old, path)
 
-def outer_wall(paths): # folders of the Python environment
-    "Give this process namespaces and a root folder of its own, with nothing but the system's programs and `paths`, read-only. Its next child is process 1 of them."
+def outer_wall():
+    "Give this process namespaces of its own. Its next child is process 1 of them, and calls `new_root`."
     if os.geteuid() != 0: _new_user()
     unshare(NEWNS | NEWIPC | NEWUTS | NEWNET | NEWPID)
     mount("none", "/", flags=_REC | _PRIVATE)
 
-def new_root(paths):
-    "Second half of `outer_wall`, for process 1: the new root folder."
+def new_root(paths): # folders of the Python environment
+    "A root folder for process 1 with nothing but the system's programs and `paths`, read-only."
     os.umask(0o022)
+    links = {path: real for path in paths if (real := os.path.realpath(path)) != path}
     mount("tmpfs", "/tmp", "tmpfs", data="mode=755,size=4m")
     os.mkdir("/tmp/old")
     _pivot_root("/tmp", "/tmp/old")
     os.chdir("/")
-    _populate("/old", paths)
+    _populate("/old", {links.get(path, path) for path in paths})
+    for path, real in links.items(): _link(path, real)
     _done(_libc().umount2(b"/old", _DETACH), "umount of the old root")
     os.rmdir("/old")
     set_flags("/", READ_ONLY | NOSUID, recursive=False)

@@ -350,7 +350,7 @@ class Server:
         for kernel in set(self.kernels.values()): kernel.watch()
         return True
 
-# %% ../../nbs/grading/16_warm.ipynb #dae274d4
+# %% ../../nbs/grading/16_warm.ipynb #e2d2132c
 class Unfit(Exception):
     "A module after whose import this process must not fork; `args` are its name and the reason."
 
@@ -389,13 +389,13 @@ def _serve(listener, owner, imports):
 
 def _prefixes():
     "Folders of this Python: its environment, and the installation that it was made from."
-    return {str(Path(p).resolve()) for p in (sys.prefix, sys.base_prefix)} | {sys.prefix, sys.base_prefix, str(Path(sandbox.__file__).parents[1])}
+    return {sys.prefix, sys.base_prefix, str(Path(sandbox.__file__).parents[1])}
 
 def main(listener:int, owner:int, *imports):
     "The program: `LISTENER OWNER MODULE…`: two inherited sockets and what to import."
     listener, owner = (socket.socket(fileno=int(fd)) for fd in (listener, owner))
     try:
-        sandbox.outer_wall(_prefixes())
+        sandbox.outer_wall()
         if pid := os.fork(): os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 255)
         sandbox.die_with_parent()
         sandbox.new_root(_prefixes())
