@@ -537,7 +537,7 @@ try: kernel = kernels.start(imports=("json",))
 except kernels.sandbox.NoSandbox as e: raise SystemExit(f"no sandbox: {e}")
 def said(code): return kernel.run(code)[-1]
 told = {"uid": os.getuid(), "pid": said("import os, socket, ctypes; os.getpid()"), "seen": said("sorted(os.listdir('/'))"), "user": said("os.getuid(), len(os.listdir('/proc/self/task'))"),
-        "capabilities": said("[l.split()[1] for l in open('/proc/self/status') if l.startswith(('CapInh', 'CapPrm', 'CapEff', 'CapAmb', 'NoNewPrivs'))]"), "write": said("open('/usr/x', 'w')"), "above": said(f"os.listdir({os.getcwd()!r})"),
+        "capabilities": said("[l.split()[1] for l in open('/proc/self/status') if l.startswith(('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs'))]"), "write": said("open('/usr/x', 'w')"), "above": said(f"os.listdir({os.getcwd()!r})"),
         "network": said("socket.create_connection(('192.0.2.1', 80), timeout=2)"), "mount": said("ctypes.CDLL(None).mount(b'none', b'/tmp', b'tmpfs', 0, None)")}
 kernel.stop()
 lab = lab_from_notebook(nbformat.read("lab.ipynb", 4))
@@ -565,7 +565,7 @@ def test_the_same_as_a_plain_user():
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
         shown = {k: v.get("ename") or v["data"]["text/plain"] for k, v in told.items() if k not in ("uid", "verdicts")}
-        assert told["uid"] == uid and shown == {"pid": "1", "user": "(1000, 1)", "seen": shown["seen"], "capabilities": str(["0" * 16] * 4 + ["1"]), "write": "OSError", "above": "['package']",
+        assert told["uid"] == uid and shown == {"pid": "1", "user": "(1000, 1)", "seen": shown["seen"], "capabilities": str(["0" * 16] * 5 + ["1"]), "write": "OSError", "above": "['package']",
                                                 "network": "OSError", "mount": "-1"}
         assert not {"home", "root", "var", "old"} & set(ast.literal_eval(shown["seen"]))
         assert [points for _, points, _ in told["verdicts"].pop("right")] == [1, 1]
