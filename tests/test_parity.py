@@ -295,7 +295,7 @@ def test_same_verdicts_on_answers(name):
     lab = find_lab(ROOT, name)
     right = {h.name: h.solution for h in lab.holes.values()}
     first, *_ = lab.holes
-    answers = {"right": right, "untouched": {}, "other": {**right, **{a.hole: a.source for a in lab.alternatives}}, "broken": {**right, first: "raise ValueError('no')"}}
+    answers = {"right": right, "other": {**right, **{a.hole: a.source for a in lab.alternatives}}, "broken": {**right, first: "raise ValueError('no')"}}
     for told_as, given in answers.items():
         forked, cold = verdicts(lab, verify_set(lab, 0), submission(lab, given))
         assert forked == cold, told_as
@@ -304,7 +304,7 @@ def test_same_verdicts_on_answers(name):
     assert ours == theirs
 
 
-QUICK = ("s04", "s11", "s12", "s14", "s15", "s20")
+QUICK = ("s04", "s11", "s14", "s20")
 
 
 @cache

@@ -115,11 +115,10 @@ def test_the_warm_module_touches_nothing_that_it_imports():
     tree = ast.parse(Path(warm.__file__).read_text())
     imported = {a.name.partition(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names} | {n.module.partition(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
     assert imported - set(sys.stdlib_module_names) == {"IPython", "traitlets"}
-    words = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-    assert not words & {"torch", "tensorflow", "tf", "keras", "onnxruntime", "__import__", "import_string", "eval", "exec"}
-    by_name = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == "importlib"]
-    thrown_away = [n.value for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call) and ast.unparse(n.value.func) == "importlib.import_module"]
-    assert len(by_name) == len(thrown_away) == 1
+    words = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name)] + [n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
+    assert not set(words) & {"torch", "tensorflow", "tf", "keras", "onnxruntime", "importlib", "import_module", "import_string", "eval", "exec"}
+    thrown_away = [n for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call) and ast.unparse(n.value.func) == "__import__"]
+    assert words.count("__import__") == len(thrown_away) == 1
     # of modules that are already there, numpy's generator alone is used, in the copy
     used = [n for n in ast.walk(tree) if isinstance(n, ast.Subscript) and ast.unparse(n.value) == "sys.modules" and isinstance(n.ctx, ast.Load)]
     assert [ast.unparse(n) for n in used] == ["sys.modules['numpy.random']"]
@@ -537,7 +536,7 @@ try: kernel = kernels.start(imports=("json",))
 except kernels.sandbox.NoSandbox as e: raise SystemExit(f"no sandbox: {e}")
 def said(code): return kernel.run(code)[-1]
 told = {"uid": os.getuid(), "pid": said("import os, socket, ctypes; os.getpid()"), "seen": said("sorted(os.listdir('/'))"), "user": said("os.getuid(), len(os.listdir('/proc/self/task'))"),
-        "capabilities": said("[l.split()[1] for l in open('/proc/self/status') if l.startswith(('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs'))]"), "write": said("open('/usr/x', 'w')"), "above": said(f"os.listdir({os.getcwd()!r})"),
+        "capabilities": said("' '.join(l.split()[1] for l in open('/proc/self/status') if l.startswith(('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs')))"), "write": said("open('/usr/x', 'w')"), "above": said(f"os.listdir({os.getcwd()!r})"),
         "network": said("socket.create_connection(('192.0.2.1', 80), timeout=2)"), "mount": said("ctypes.CDLL(None).mount(b'none', b'/tmp', b'tmpfs', 0, None)")}
 kernel.stop()
 lab = lab_from_notebook(nbformat.read("lab.ipynb", 4))
@@ -565,9 +564,10 @@ def test_the_same_as_a_plain_user():
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
         shown = {k: v.get("ename") or v["data"]["text/plain"] for k, v in told.items() if k not in ("uid", "verdicts")}
-        assert told["uid"] == uid and shown == {"pid": "1", "user": "(1000, 1)", "seen": shown["seen"], "capabilities": str(["0" * 16] * 5 + ["1"]), "write": "OSError", "above": "['package']",
+        assert told["uid"] == uid and shown == {"pid": "1", "user": "(1000, 1)", "seen": shown["seen"], "capabilities": repr(" ".join(["0" * 16] * 5 + ["1"])), "write": "OSError", "above": "['package']",
                                                 "network": "OSError", "mount": "-1"}
-        assert not {"home", "root", "var", "old"} & set(ast.literal_eval(shown["seen"]))
+        way_to_python = {Path(p).parts[1] for p in (sys.prefix, sys.base_prefix)}
+        assert not ({"home", "root", "var", "old"} - way_to_python) & set(ast.literal_eval(shown["seen"]))
         assert [points for _, points, _ in told["verdicts"].pop("right")] == [1, 1]
         for name, ((_, a, reason), (_, b, _)) in told["verdicts"].items():
             assert tried[name][1] in reason and (a, b) == (0, 1), (name, reason)
