@@ -22,7 +22,7 @@ from mlops_course.grading.warm import TreeMeter
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks kernels")
 LIBRARIES = ["numpy", "scipy.stats", "matplotlib.pyplot", "pandas", "ipywidgets"]
-STRAIGHT = "_ = os.write(1, b'straight to the descriptor\\n')"
+STRAIGHT = "import time; _ = os.write(1, b'straight to the descriptor\\n'); time.sleep(0.5)"  # a thread of the kernel reads it
 CELLS = ["start = 1",
          "import os, sys\nprint('out', start); print('err', file=sys.stderr); sys.argv[0], sys.path, sys.flags, os.path.basename(os.getcwd()), os.environ.get('MLOPS_TEST'), __name__",
          "import numpy as np, pandas as pd, scipy.linalg\npd.DataFrame(scipy.linalg.eigh(np.arange(250_000).reshape(500, 500) % 7.0)[0][:3])",
@@ -175,8 +175,9 @@ def test_a_kernel_may_finish_what_it_does_at_exit(tmp_path):
 
 def test_streams_go_where_the_launch_says():
     with kernel(stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as (km, client):
-        assert run(client, "import os, sys; print('a'); _ = os.write(1, b'straight\\n')") == "a\nstraight"
-        assert b"straight" in km.provisioner.process.stdout.read1()
+        assert run(client, "import os, sys; print('a'); _ = os.write(1, b'straight\\n'); __import__('time').sleep(0.5)") == "a\nstraight"
+        raw = km.provisioner.process.stdout.read1()
+        assert b"straight" in raw and b"Ctrl-C" not in raw
 
 
 def test_input_is_asked_of_the_frontend():
@@ -195,6 +196,11 @@ def test_widgets_talk_to_the_frontend():
         assert eventually(lambda: "moved to 42" in client.get_iopub_msg(timeout=10)["content"].get("text", "")) and run(client, "s.value") == "42"
 
 
+def test_a_kernel_has_the_environment_of_its_launch():
+    environment = "import os\n{k: v for k, v in os.environ.items() if k != 'JPY_SESSION_NAME'}"
+    with kernel("python3") as (_, cold), kernel() as (_, forked): assert eval(run(cold, environment)) == eval(run(forked, environment))
+
+
 def test_nothing_passes_between_kernels():
     leave = "import os, sys, builtins, numpy, pandas\nnumpy.left = builtins.left = sys.left = 1; os.environ['LEFT'] = '1'; os.chdir('/'); pandas.set_option('display.width', 7); sys.path.append('/left'); numpy.random.seed(1)"
     look = "import os, sys, builtins, numpy, pandas\n[hasattr(m, 'left') for m in (numpy, builtins, sys)], 'LEFT' in os.environ, os.getcwd() == '/', pandas.get_option('display.width'), '/left' in sys.path"
@@ -205,8 +211,8 @@ def test_nothing_passes_between_kernels():
             assert run(second, look) == run(third, look) == "([False, False, False], False, False, 80, False)"
             a, b = eval(run(second, draw)), eval(run(third, draw))
             assert not [x for x, y in zip(a, b) if x == y]
-            files = "import os\nlen([f for f in os.listdir('/proc/self/fd') if 'memfd' in os.path.realpath('/proc/self/fd/' + f)])"
-            assert run(third, files) == "0"
+            files = "names = [os.path.realpath('/proc/self/fd/' + f) for f in os.listdir('/proc/self/fd')]\n[sum(kind in n for n in names) for kind in ('socket:', 'anon_inode:', 'memfd:')]"
+            assert run(second, files) == run(third, files), "no file of an older kernel is open in a younger one"
 
 
 SCRIPT = """
@@ -237,8 +243,9 @@ def test_nothing_outlives_a_killed_parent():
 def test_a_dead_warm_process_is_replaced():
     with kernel() as (km, client):
         dead = next(p for p in provisioner._warm.values() if isinstance(p, provisioner.WarmPython))
+        pid = km.provisioner.pid
         dead.process.kill()
-        assert eventually(lambda: not km.is_alive()), "its kernels end with it"
+        assert eventually(lambda: not km.is_alive()) and eventually(lambda: gone(pid)), "its kernels end with it"
     with kernel() as (km, client): assert run(client, FORKED) == "True"
 
 

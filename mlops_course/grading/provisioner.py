@@ -28,23 +28,30 @@ class NotForked(Exception):
 class KernelSpecError(ValueError):
     "What is wrong with a kernelspec to be written or removed, and what to do."
 
-# %% ../../nbs/grading/18_provisioner.ipynb #2cdf9566
-def _take_over(job, streams):
+# %% ../../nbs/grading/18_provisioner.ipynb #5dd1a1ee
+def _environment(env, before, after) -> dict:
+    "`env` with what the imports changed from `before` to `after`, unless they would have found another value in `env`."
+    changed = {k for k in before.keys() | after.keys() if before.get(k) != after.get(k) and env.get(k) == before.get(k)}
+    return {**{k: v for k, v in env.items() if k not in changed}, **{k: after[k] for k in changed if k in after}}
+
+# %% ../../nbs/grading/18_provisioner.ipynb #77aea0dc
+def _take_over(job, streams, before):
     "Be what the launch command would have started: its session, streams, environment, folder and arguments."
     os.setsid()
     for fd, stream in enumerate(streams): os.dup2(stream, fd)
     os.closerange(3, 65536)
+    after = dict(os.environ)
     os.environ.clear()
-    os.environ.update(job["env"])
+    os.environ.update(_environment(job["env"], before, after))
     os.chdir(job["cwd"])
     sys.argv[:] = [importlib.util.find_spec("ipykernel_launcher").origin, *job["arguments"]]
     sys.orig_argv[:] = job["cmd"]
 
-def _become_own(job, streams, parent):
+def _become_own(job, streams, before, parent):
     "In the child: become an ipykernel. Ends as a program ends, by `SystemExit`."
     sandbox.die_with_parent()
     if os.getppid() != parent: os._exit(1)  # it died before we asked to die with it
-    _take_over(job, streams)
+    _take_over(job, streams, before)
     warm.forget_course()
     warm.reseed()
     from ipykernel.kernelapp import launch_new_instance
@@ -73,9 +80,13 @@ class _OwnKernel(warm.Kernel):
         if number: self.signal(int(number))
         return bool(number)
 
-# %% ../../nbs/grading/18_provisioner.ipynb #600a7954
+# %% ../../nbs/grading/18_provisioner.ipynb #5ec4acc0
 class _OwnServer(warm.Server):
     "Forks an ipykernel for every five open files that arrive: leash, job, and three streams."
+    def __init__(self, listener, owner, before): # the environment before the imports
+        super().__init__(listener, owner)
+        self.before = before
+
     def accept(self):
         said, fds, *_ = socket.recv_fds(self.listener, 16, 5)
         if not said: self.end_all()
@@ -83,7 +94,7 @@ class _OwnServer(warm.Server):
         with open(fds[1], "rb") as f: job = f.read()
         if (child := os.fork()) == 0:
             for s in (self.listener, leash, *(k.leash for k in self.kernels.values())): s.detach()
-            _become_own(json.loads(job), fds[2:], pid)
+            _become_own(json.loads(job), fds[2:], self.before, pid)
         for fd in fds[2:]: os.close(fd)
         self.keep(kernel := _OwnKernel(child, leash))
         kernel.tell(pid=child)
@@ -93,12 +104,12 @@ class _OwnServer(warm.Server):
         for kernel in set(self.kernels.values()): kernel.end()
         os._exit(0)
 
-# %% ../../nbs/grading/18_provisioner.ipynb #3bfe098c
+# %% ../../nbs/grading/18_provisioner.ipynb #e7ee46c9
 _PARTS = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.debugger", "debugpy", "IPython.core.pylabtools", "pickle", "asyncio.unix_events")
 
 def main(jobs:int, owner:int, seconds:int, *imports):
     "The program: `JOBS OWNER SECONDS MODULE…`: an inherited socket, the process id of who started us, how long imports may take, and what to import."
-    jobs, alive = socket.socket(fileno=int(jobs)), os.pidfd_open(int(owner))
+    jobs, alive, before = socket.socket(fileno=int(jobs)), os.pidfd_open(int(owner)), dict(os.environ)
     if os.getppid() != int(owner): os._exit(0)
     signal.alarm(int(seconds))
     try: missing = warm.import_all([*imports, *_PARTS])
@@ -109,7 +120,7 @@ def main(jobs:int, owner:int, seconds:int, *imports):
     gc.collect()
     gc.freeze()  # collections in the copies would write to pages that they share
     jobs.send(json.dumps({"ready": missing}).encode())
-    server = _OwnServer(jobs, alive)
+    server = _OwnServer(jobs, alive, before)
     while server.step(): pass
     server.end_all()
 
@@ -289,7 +300,7 @@ class WarmProvisioner(LocalProvisioner):
         found.unsaid = False
         return found
 
-# %% ../../nbs/grading/18_provisioner.ipynb #0995cf98
+# %% ../../nbs/grading/18_provisioner.ipynb #e8967c22
 def _spec_folder(name, prefix): return Path(prefix or sys.prefix, "share", "jupyter", "kernels", name)
 
 def install_kernel(imports=IMPORTS, name:str=NAME, prefix=None) -> Path: # the folder written
@@ -301,7 +312,8 @@ def install_kernel(imports=IMPORTS, name:str=NAME, prefix=None) -> Path: # the f
     spec = {"display_name": f"Python {sys.version_info[0]} ({name})", "metadata": {**get_kernel_dict()["metadata"], "kernel_provisioner": stanza}}
     with tempfile.TemporaryDirectory() as folder:
         written = write_kernel_spec(Path(folder, "spec"), overrides=spec, python_arguments=["-Xfrozen_modules=off"])  # as ipykernel's own: its debugger wants it
-        return Path(KernelSpecManager().install_kernel_spec(written, name, prefix=str(prefix or sys.prefix)))
+        manager = KernelSpecManager(kernel_dirs=[str(_spec_folder(name, prefix).parent)])
+        return Path(manager.install_kernel_spec(written, name, prefix=str(prefix or sys.prefix)))
 
 def remove_kernel(name:str=NAME, prefix=None) -> Path: # the folder that was removed
     "Remove the kernelspec `name`, if it is one of ours. Raises `KernelSpecError`."
