@@ -32,6 +32,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_course.cli._read_marks': ('cli.html#_read_marks', 'mlops_course/cli.py'),
                                   'mlops_course.cli._roster': ('cli.html#_roster', 'mlops_course/cli.py'),
                                   'mlops_course.cli._say': ('cli.html#_say', 'mlops_course/cli.py'),
+                                  'mlops_course.cli._show_estimate': ('cli.html#_show_estimate', 'mlops_course/cli.py'),
                                   'mlops_course.cli._show_verdict': ('cli.html#_show_verdict', 'mlops_course/cli.py'),
                                   'mlops_course.cli._show_verification': ('cli.html#_show_verification', 'mlops_course/cli.py'),
                                   'mlops_course.cli._solved_lab': ('cli.html#_solved_lab', 'mlops_course/cli.py'),

@@ -290,24 +290,32 @@ def _all_hints(book, submissions, root, out, lab):
             bar.step()
     return _hints_there(out, by_lab), complaints
 
-# %% ../nbs/cli.ipynb #917d0398
+# %% ../nbs/cli.ipynb #9ca387d0
+def _show_estimate(e, as_json):
+    if as_json: return _print_json({"submissions": e.submissions, "seconds": e.seconds, "core_hours": e.core_hours, "told_from": e.from_})
+    _say(f"{e.submissions} submissions are left to grade: about {e.seconds / 60:.1f} minutes of waiting, {e.core_hours:.2g} core hours, told from {e.from_} graded ones. What was graded is kept; go on without --estimate.")
+
 @app.command(rich_help_panel=INSTRUCTORS)
 def grade(submissions: Annotated[Path, typer.Argument(help="A folder with STUDENT.ipynb or STUDENT/LAB.ipynb")], lab: Annotated[Optional[str], typer.Option(help="Grade only this lab.")] = None,
           out: Annotated[Optional[Path], typer.Option(help="Folder for the gradebook and the report. Default: SUBMISSIONS-graded")] = None,
           jobs: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = os.cpu_count() or 1,
           scheduler: Annotated[Optional[str], typer.Option(help="Address of a Dask scheduler, such as tcp://HOST:8786; its workers then do the judging.")] = None,
           no_sandbox: Annotated[bool, typer.Option("--no-sandbox", help="Run student code with all your rights. The grades are marked.")] = False,
+          estimate: Annotated[bool, typer.Option("--estimate", help="Grade a sample only, and say what the rest will take.")] = False,
           course: Course = None, as_json: Json = False):
     "Grade a class: only what is new or changed. Stop it at any time and run it again."
     from mlops_course.grading import kernels
-    from mlops_course.grading.classroom import grade_class
+    from mlops_course.grading.classroom import estimate_class, grade_class
     from mlops_course.grading.cluster import workers
     from mlops_course.grading.gradebook import Gradebook
     root, out = _course(course), _out(submissions, out)
     if not submissions.is_dir(): raise FileNotFoundError(f"there is no folder {submissions} with submissions")
     kernels.protect("never" if no_sandbox else "require")
     with Gradebook(out / "gradebook.db", write=True) as book:
-        with _Bar("grading") as bar, workers(jobs, scheduler) as executor: summary = grade_class(submissions, root, book, lab, executor, bar.start, bar.step)
+        with _Bar("grading") as bar, workers(jobs, scheduler) as executor:
+            run = estimate_class if estimate else grade_class
+            summary = run(submissions, root, book, lab, executor, bar.start, bar.step)
+        if estimate: return _show_estimate(summary, as_json)
         hints, no_hints = _all_hints(book, submissions, root, out, lab)
         page = _write_report(book, out, root)
     if as_json: _print_json({"graded": summary.graded, "unchanged": summary.unchanged, "refused": dict(summary.refused), "broken": summary.broken, "report": page, "hints": hints, "no_hints": no_hints})
@@ -389,7 +397,7 @@ def _totals(grades, marks):
         else: whole.append(replace(g, verdicts=(*g.verdicts, *_by_hand(m))) if m else g)
     return whole, waiting
 
-# %% ../nbs/cli.ipynb #4641bce1
+# %% ../nbs/cli.ipynb #f475d142
 def _for_platform(format, grades, template, people, assignment):
     from mlops_course.grading import lms
     if format == "canvas": return lms.canvas_csv(grades, template, people, assignment)
@@ -409,7 +417,7 @@ def export(graded: Graded, format: Annotated[str, typer.Option(help="csv, json, 
     with Gradebook(graded / "gradebook.db") as book: grades, mine = book.grades(lab), [m for m in _marks(book, _course_if_any(course), graded) if lab in (None, m.lab)]
     if format in writers: return typer.echo(writers[format](grades, mine), nl=False)
     people, (whole, waiting) = _roster(roster), _totals(grades, mine)
-    if waiting and not whole: raise lms.LmsError(f"nothing of {lab or 'these labs'} is marked yet; mark it first:  mlops-course mark {graded} --csv marks.csv")
+    if waiting and not any(g.status == "graded" for g in whole): raise lms.LmsError(f"nothing of {lab or 'these labs'} is marked yet; mark it first:  mlops-course mark {graded} --csv marks.csv")
     made = _for_platform(format, whole, template, people, assignment)
     typer.echo(made.text, nl=False)
     if feedback: lms.feedback_zip(whole, feedback, template, people)
