@@ -1240,8 +1240,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'mlops_course/grading/report.py'),
                                              'mlops_course.grading.report._policy': ( 'grading/report.html#_policy',
                                                                                       'mlops_course/grading/report.py'),
-                                             'mlops_course.grading.report._protection': ( 'grading/report.html#_protection',
-                                                                                          'mlops_course/grading/report.py'),
                                              'mlops_course.grading.report._put': ( 'grading/report.html#_put',
                                                                                    'mlops_course/grading/report.py'),
                                              'mlops_course.grading.report._quotes': ( 'grading/report.html#_quotes',

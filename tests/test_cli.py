@@ -155,6 +155,16 @@ def test_lateness_reaches_canvas_too(course):
         times.write_text(kept)
 
 
+def test_without_a_sandbox_the_report_says_so(course, tmp_path):
+    (tmp_path / "class").mkdir()
+    shutil.copy(course.root / f"class/ada/{LAB}.ipynb", tmp_path / "class/ada.ipynb")
+    course.run("grade", tmp_path / "class", "--no-sandbox", "--jobs", 1)
+    assert "Graded without a sandbox" in (tmp_path / "class-graded/report/index.html").read_text()
+    (row,) = csv.DictReader(io.StringIO(course.run("export", tmp_path / "class-graded"), newline=""))
+    assert row["protection"] == "none" and row["earned"] == "3.0"
+    assert "without a sandbox" not in (course.root / "class-graded/report/index.html").read_text()
+
+
 def write_sheet(path, rows):
     with open(path, "w", newline="", encoding="utf8") as f:
         writer = csv.DictWriter(f, rows[0])

@@ -544,7 +544,7 @@ def _worth_a_look(grades) -> list:
         for status in _LOOK: found[status] += [ended[status]] if status in ended else []
     return [(_STATUS[status][1] if status in _STATUS else "Refused", found[status]) for status in _LOOK if found[status]]
 
-# %% ../../nbs/grading/04_report.ipynb #1376bed2
+# %% ../../nbs/grading/04_report.ipynb #5873f1e4
 _TEMPLATES["class"] = """{% extends "base" %}{% from "parts" import strip %}{% from "histogram" import histogram %}
 {% macro some(them) %}
 <ul>{% for g, reason in them %}<li><a href="{{ link(g) }}"><bdi>{{ name(g)|clip(40) }}</bdi></a>{% if labs|length > 1 %} ({{ g.lab|clip(40) }}){% endif %}: {{ (reason or "no reason to show")|clip(160) }}{% endfor %}</ul>
@@ -558,7 +558,7 @@ _TEMPLATES["class"] = """{% extends "base" %}{% from "parts" import strip %}{% f
 <p class="note class small">{% if totals %}The figures are of the totals: checks, answers in words, and what lateness takes off.{% else %}The figures are of the checks alone{% if waiting %}: {{ waiting }} of {{ grades|length }} submission{{ "" if grades|length == 1 else "s" }} {{ "is" if waiting == 1 else "are" }} not marked yet{% endif %}.{% endif %}</p>
 {% endif %}
 {% if bare %}
-<p class="alert"><strong>{% if bare|length == grades|length %}Graded without a sandbox.{% else %}{{ bare|length }} of {{ grades|length }} submissions graded without a sandbox.{% endif %}</strong> Student code ran with all rights of the grader: it could read the solutions and other work, and change what it reached.{% if bare|length < grades|length %} {% for g in bare[:10] %}<bdi>{{ name(g)|clip(40) }}</bdi>{{ "" if loop.last else ", " }}{% endfor %}{% if bare|length > 10 %} and {{ bare|length - 10 }} more, named in grades.csv{% endif %}.{% endif %}</p>
+<p class="alert"><strong>{% if bare|length == grades|length %}Graded without a sandbox.{% else %}{{ bare|length }} of {{ grades|length }} submissions graded without a sandbox.{% endif %}</strong> Student code ran with all rights of the grader: it could read the solutions and other work, and change what it reached.{% if bare|length < grades|length %} They are: {% for g in bare[:10] %}<bdi>{{ name(g)|clip(40) }}</bdi>{{ "" if loop.last else ", " }}{% endfor %}{% if bare|length > 10 %} and {{ bare|length - 10 }} more, named in grades.csv{% endif %}.{% endif %}</p>
 {% endif %}
 {% if look or hints %}
 <section class="panel{{ " look" if look }}"><h2>Worth a look</h2>
@@ -629,10 +629,8 @@ _TEMPLATES["class"] = """{% extends "base" %}{% from "parts" import strip %}{% f
 {% endblock %}
 """
 
-# %% ../../nbs/grading/04_report.ipynb #1d0e09f6
+# %% ../../nbs/grading/04_report.ipynb #29ae8b01
 def _default_href(grade) -> str: return "feedback/" + feedback_name(grade.student, grade.lab)
-
-def _protection(grade) -> str: return getattr(grade, "protection", "")  # a gradebook of an older version does not say
 
 def class_html(grades, # any iterable of grades, of one lab or several
                title:str="Class report",
@@ -653,7 +651,7 @@ def class_html(grades, # any iterable of grades, of one lab or several
                  median=statistics.median(shares) if shares else None, full=sum(s == 1 for s in shares), bins=_histogram(shares),
                  refused=sum(g.status != "graded" for g in grades), rates=rates, worst=worst, groups=_GROUPS, segments=_segments, in_words=_in_words,
                  longest=max((len(g.verdicts) for g in grades), default=0), marks=marks, waiting=waiting, totals=bool(marks) and not waiting, late=_late,
-                 look=_worth_a_look(grades), bare=[g for g in grades if _protection(g) == "none"], hints=hints or {}, link=feedback_href, name=_name, rows=[(g, feedback_href(g), part(g), *total(g), _signs(g.verdicts)) for g in grades])
+                 look=_worth_a_look(grades), bare=[g for g in grades if g.protection == "none"], hints=hints or {}, link=feedback_href, name=_name, rows=[(g, feedback_href(g), part(g), *total(g), _signs(g.verdicts)) for g in grades])
 
 # %% ../../nbs/grading/04_report.ipynb #46ef9f4d
 _FORMULA = re.compile("(^|[;\t\r\n])(?=[ ']*[=+\\-@\t\r\n＝＋－＠])")
@@ -663,7 +661,7 @@ def _defuse(value):
     if not isinstance(value, str): return value if value is None or math.isfinite(value) else None
     return _FORMULA.sub(r"\1'", value.encode("utf8", "backslashreplace").decode())
 
-# %% ../../nbs/grading/04_report.ipynb #a7bd9a84
+# %% ../../nbs/grading/04_report.ipynb #ca7ae16e
 _COLUMNS = ("student", "lab", "round", "status", "earned", "points", "reason", "notes", "graded_at", "seconds")
 
 def _row(g) -> list:
@@ -689,15 +687,15 @@ def to_csv(grades, marks=()) -> str:
     grades, marks, out = list(grades), _by_key(marks), io.StringIO(newline="")
     checks = [(r.lab, r.check) for r in check_rates(grades)]
     write = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC).writerow
-    written, bare = _written(marks), any(_protection(g) == "none" for g in grades)
+    written, bare = _written(marks), any(g.protection == "none" for g in grades)
     write(map(_defuse, [*_COLUMNS, *(f"{lab}/{check}" for lab, check in checks), *(f"{lab}/{id}: {c}" for lab, id, c in written), *(_MARK_COLUMNS if marks else ()), *(["protection"] if bare else [])]))
     for g in grades:
         earned, m = {(g.lab, v.check): v.earned for v in g.verdicts}, marks.get((g.student, g.lab))
         by_hand = {(m.lab, a.id, c): 0 if a.state == "not started" else got for a in m.answers for c, _, got, _ in a.criteria} if m else {}
-        write(map(_defuse, _row(g) + [earned.get(key) for key in checks] + [by_hand.get(key) for key in written] + (_mark_cells(g, marks) if marks else []) + ([_protection(g)] if bare else [])))
+        write(map(_defuse, _row(g) + [earned.get(key) for key in checks] + [by_hand.get(key) for key in written] + (_mark_cells(g, marks) if marks else []) + ([g.protection] if bare else [])))
     return out.getvalue()
 
-# %% ../../nbs/grading/04_report.ipynb #76e6d027
+# %% ../../nbs/grading/04_report.ipynb #0b5fac05
 def _tidy(x): return None if isinstance(x, float) and not math.isfinite(x) else x
 
 def _as_dict(g) -> dict:
@@ -705,7 +703,7 @@ def _as_dict(g) -> dict:
     earned, points = total(g)
     head = {k: _tidy(getattr(g, k)) for k in ("student", "lab", "round", "status", "reason", "graded_at", "seconds")}
     verdicts = [{k: _tidy(getattr(v, k)) for k in ("check", "title", "kind", "hidden", "status", "earned", "points")} | {"filled": list(v.filled), **visible(v)} for v in g.verdicts]
-    return head | dict(earned=earned, points=points, notes=list(g.notes), protection=_protection(g), feedback=feedback_name(g.student, g.lab), verdicts=verdicts)
+    return head | dict(earned=earned, points=points, notes=list(g.notes), protection=g.protection, feedback=feedback_name(g.student, g.lab), verdicts=verdicts)
 
 def _mark_dict(m) -> dict:
     "Mark `m` as plain data: `total` and `manual` are null while something is not marked."
