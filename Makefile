@@ -11,10 +11,10 @@ JOBS   ?= 2
 DEMO   := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help lab grade test verify export readme derive clean
+.PHONY: help lab grade test verify export readme derive clean bench-grading
 
 help:  ## Say what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 # --- environments -----------------------------------------------------------------------------------------------------------
 # One environment, grown as needed. A stamp says that an extra is installed; it goes stale when what it was made from changes.
@@ -67,6 +67,28 @@ readme: $(DEV)
 
 derive: $(DEV)
 	$(BIN)/mlops-course derive
+
+# --- benchmarks ---------------------------------------------------------------------------------------------------------------
+# Each grader in an environment of its own, and all of them by pip: it finds a CPU wheel of torch where one is configured, uv does not.
+
+BENCH      := benchmarks/grading
+BENCH_ENVS := $(patsubst %,benchmarks/.venv-%/ready,nbgrader otter ours)
+N          ?= 48
+CLASS200   ?= 1
+
+benchmarks/.venv-ours/ready: settings.ini setup.py constraints.txt
+benchmarks/.venv-%/ready: $(BENCH)/requirements/%.txt $(BENCH)/requirements/common.txt
+	@echo "Installing $* for the comparison into $(@D) (once, about 3.5 GB) ..." >&2
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $< $(if $(filter ours,$*),-c constraints.txt -e '.[grade]') || \
+	 { echo "Installing $* failed. Look at the message above; check the network, then run 'make bench-grading' again. To start afresh:  rm -rf $(@D)" >&2; exit 1; }
+	@touch $@
+
+bench-grading: JOBS = 1
+bench-grading:  ## Compare with nbgrader and otter-grader on a class of N=48 (CLASS200=0 leaves out the class of 200)
+	@$(MAKE) --silent --no-print-directory --keep-going $(BENCH_ENVS) || echo "Not every environment could be made; going on with those that could." >&2
+	@test -x benchmarks/.venv-ours/bin/mlops-course || { echo "The comparison itself runs in benchmarks/.venv-ours, which is not there; see the message above." >&2; exit 1; }
+	@benchmarks/.venv-ours/bin/python $(BENCH)/run.py --n $(N) --jobs $(JOBS) $(if $(filter 0,$(CLASS200)),--no-large)
 
 clean:  ## Remove the environment and the demo class
 	rm -rf $(VENV) $(DEMO) build *.egg-info

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlops_course.grading.gradebook import Gradebook
+from mlops_course.grading.gradebook import Grade, Gradebook
 from mlops_course.grading.judge import Verdict, check_notebook, judge_submission, reference
 from mlops_course.grading.labs import (lab_from_notebook, new_lab, public_set, question_cell, small_lab, small_written_lab, student_copy,
                                        submission_from, written_answers)
@@ -68,9 +68,7 @@ def test_what_leaves_in_a_sheet_comes_back(tmp_path_factory, students, criteria,
         return
     with Gradebook(tmp_path_factory.mktemp("book") / "gradebook.db", write=True) as book:
         for student in students:
-            book.begin(student, "00_double", 1, "d", "w")
-            book.keep_answers(student, "00_double", 1, {"why": answer})
-            book.finish(student, "00_double", 1)
+            book.record(Grade(student, "00_double", 1, "graded", "", (), (), "", 0.0), "d", "w", {"why": answer})
         given_ = [replace(r, mark=data.draw(st.sampled_from([0, 0.5, 1.25, 2])), comment=data.draw(text).strip()) for r in to_mark(book, labs)]
         back = read_sheet(sheet_csv(given_).encode("utf-8-sig"), book, labs, "zoe")
         assert {(g.student, g.criterion): g.mark for g in back} == {(r.student, r.criterion): r.mark for r in given_}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRIES', 'WorkerDied', 'Workers', 'Here', 'NoScheduler', 'Cluster', 'workers']
 
-# %% ../../nbs/grading/17_cluster.ipynb #0a1b1a68
+# %% ../../nbs/grading/17_cluster.ipynb #f02eba4a
 import os, signal, threading
 from collections import deque
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -21,17 +21,21 @@ TRIES = 3
 class WorkerDied(RuntimeError):
     "The same piece of work ended its worker several times."
 
-def _begin(mode, warm):
-    "First thing in a worker: locked in as the grader says, deaf to Ctrl-C, which is the grader's, and gone when the grader is."
+def _begin(mode):
+    "First thing in a worker: kernels locked in as the grader says, deaf to Ctrl-C, which is the grader's, and gone when the grader is."
     kernels.protect(mode)
-    kernels.borrow(warm)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     def follow():
         connection.wait([parent_process().sentinel])
         os._exit(1)
     threading.Thread(target=follow, daemon=True).start()
 
-# %% ../../nbs/grading/17_cluster.ipynb #ab5177b9
+def _borrowing(warm, call):
+    "One piece of work, with the warm processes that the grader had when it gave it away."
+    kernels.borrow(warm)
+    return call()
+
+# %% ../../nbs/grading/17_cluster.ipynb #32181937
 class _Work:
     "One call, and the future that its caller holds."
     def __init__(self, call): self.call, self.future, self.tries = call, Future(), 0
@@ -43,7 +47,7 @@ class Workers(Executor):
         self.lock, self.closed = threading.RLock(), False
 
     def submit(self, fn, /, *args, **kw) -> Future:
-        work = _Work(partial(fn, *args, **kw))
+        work = _Work(partial(_borrowing, kernels.lend(), partial(fn, *args, **kw)))
         with self.lock: self.waiting.append(work)
         self._next()
         return work.future
@@ -53,7 +57,7 @@ class Workers(Executor):
         with self.lock:
             while self.idle and self.waiting and not self.closed:
                 i, work = self.idle.popleft(), self.waiting.popleft()
-                if i not in self.pools: self.pools[i] = ProcessPoolExecutor(1, get_context("spawn"), _begin, (kernels.protection(), kernels.lend()))
+                if i not in self.pools: self.pools[i] = ProcessPoolExecutor(1, get_context("spawn"), _begin, (kernels.protection(),))
                 work.tries += 1
                 try: self.pools[i].submit(work.call).add_done_callback(partial(self._done, i, work))
                 except BrokenProcessPool: self._broken(i, work)  # it died while it had nothing to do

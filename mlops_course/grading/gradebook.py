@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .judge import Reference, Verdict
 
-# %% ../../nbs/grading/05_gradebook.ipynb #21655ceb
+# %% ../../nbs/grading/05_gradebook.ipynb #095b37b1
 @dataclass(frozen=True)
 class Grade:
     "One submission's result."
@@ -27,6 +27,7 @@ class Grade:
     notes: tuple    # sentences for the student
     graded_at: str  # ISO time, UTC
     seconds: float
+    protection: str = ""  # 'sandbox', or 'none' where student code ran with all rights
 
     @property
     def points(self): return sum(v.points for v in self.verdicts)
@@ -35,14 +36,16 @@ class Grade:
 
 _SCHEMA = """
 create table if not exists submissions (student text, lab text, round integer, digest text, work text, status text, reason text, notes text,
-    graded_at text, seconds real, primary key (student, lab, round));
+    graded_at text, seconds real, protection text default '', primary key (student, lab, round));
 create table if not exists verdicts (student text, lab text, round integer, position integer, check_id text, status text, points real, earned real,
-    data text, primary key (student, lab, round, check_id));
+    data text, basis text default '', primary key (student, lab, round, check_id));
 create table if not exists refs (work text primary key, data text);
 create table if not exists answers (student text, lab text, round integer, id text, text text, primary key (student, lab, round, id));
 create table if not exists marks (student text, lab text, question text, criterion text, answer text, points real, mark real, comment text, marker text,
     marked_at text, primary key (student, lab, question, criterion, answer));
 """
+
+_ADDED = (("submissions", "protection"), ("verdicts", "basis"))  # columns that older files lack
 
 def _now(): return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
@@ -50,7 +53,7 @@ def work_hash(*parts) -> str:
     "A hash of everything that a result depends on."
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-# %% ../../nbs/grading/05_gradebook.ipynb #2921bd4a
+# %% ../../nbs/grading/05_gradebook.ipynb #c2e3517c
 class GradebookBusy(Exception):
     "Another run is writing to this gradebook."
 
@@ -70,7 +73,7 @@ class _File:
         if write: self._take_lock()
         try:
             self.db = sqlite3.connect(self.path, isolation_level=None)
-            if write: self.db.executescript("pragma journal_mode=wal;" + _SCHEMA)
+            if write: self._bring_up_to_date()
             self.db.execute("select 1 from submissions limit 1")
         except sqlite3.DatabaseError as e: raise NoGradebook(f"{self.path} is not a gradebook ({e})") from None
 
@@ -83,13 +86,20 @@ class _File:
         except BlockingIOError:
             raise GradebookBusy(f"another run is grading into {self.path}. Wait for it, or end it, and run the same command again") from None
 
+    def _columns(self, table): return {row[1] for row in self.db.execute(f"pragma table_info({table})")}
+
+    def _bring_up_to_date(self):
+        self.db.executescript("pragma journal_mode=wal;" + _SCHEMA)
+        for table, column in _ADDED:
+            if column not in self._columns(table): self.db.execute(f"alter table {table} add column {column} text default ''")
+
     def __enter__(self): return self
     def __exit__(self, *exc): self.close()
     def close(self):
         self.db.close()
         if self._lock: self._lock.close()
 
-# %% ../../nbs/grading/05_gradebook.ipynb #ff03a8ba
+# %% ../../nbs/grading/05_gradebook.ipynb #dff70643
 class _Writing(_File):
     "What a grading run asks and writes."
 
@@ -100,25 +110,29 @@ class _Writing(_File):
 
     def is_done(self, student:str, lab:str, round:int, work:str) -> bool:
         "Whether this very work has been graded to its end."
-        row = self.db.execute("select work, status from submissions where student=? and lab=? and round=?", (student, lab, round)).fetchone()
-        return row is not None and row[0] == work and row[1] in ("graded", "refused")
+        return self.db.execute("select work from submissions where student=? and lab=? and round=?", (student, lab, round)).fetchone() == (work,)
 
-    def begin(self, student:str, lab:str, round:int, digest:str, work:str):
-        "Start grading a submission: whatever an earlier, interrupted attempt left of it goes."
-        key = (student, lab, round)
+    def record(self, grade:Grade, digest:str, work:str, answers:dict|None=None, # texts by question id
+               basis:dict|None=None, # of each verdict, by check id
+              ):
+        "Write one submission, in place of what was there for this round."
+        key, basis = (grade.student, grade.lab, grade.round), basis or {}
+        verdicts = [(*key, i, v.check, v.status, v.points, v.earned, json.dumps(asdict(v)), basis.get(v.check, "")) for i, v in enumerate(grade.verdicts)]
+        row = (*key, digest, work, grade.status, grade.reason, json.dumps(grade.notes), grade.graded_at or _now(), grade.seconds, grade.protection)
         with _Transaction(self.db):
             for table in ("verdicts", "answers"): self.db.execute(f"delete from {table} where student=? and lab=? and round=?", key)
-            self.db.execute("insert or replace into submissions values (?,?,?,?,?,'in flight','','[]',?,0)", (*key, digest, work, _now()))
+            self.db.execute("insert or replace into submissions(student, lab, round, digest, work, status, reason, notes, graded_at, seconds, protection) values (?,?,?,?,?,?,?,?,?,?,?)", row)
+            self.db.executemany("insert into verdicts(student, lab, round, position, check_id, status, points, earned, data, basis) values (?,?,?,?,?,?,?,?,?,?)", verdicts)
+            self.db.executemany("insert into answers values (?,?,?,?,?)", [(*key, id, text) for id, text in (answers or {}).items()])
 
-    def write(self, student:str, lab:str, round:int, position:int, verdict:Verdict):
-        "Write one verdict, at once. A later verdict on the same check replaces it."
-        self.db.execute("insert or replace into verdicts values (?,?,?,?,?,?,?,?,?)", (student, lab, round, position, verdict.check, verdict.status,
-                        verdict.points, verdict.earned, json.dumps(asdict(verdict))))
+    def standing(self, student:str, lab:str, round:int) -> dict: # {check id: (basis, Verdict)}
+        "The verdicts that this round has, with what each was decided from."
+        rows = self.db.execute("select check_id, basis, data from verdicts where student=? and lab=? and round=?", (student, lab, round))
+        return {id: (basis, _verdict(data)) for id, basis, data in rows}
 
-    def finish(self, student:str, lab:str, round:int, status:str="graded", reason:str="", notes:tuple=(), seconds:float=0.0):
-        "Mark a submission as graded to its end, or refused for `reason`."
-        self.db.execute("update submissions set status=?, reason=?, notes=?, seconds=?, graded_at=? where student=? and lab=? and round=?",
-                        (status, reason, json.dumps(notes), seconds, _now(), student, lab, round))
+    def seconds(self, lab:str) -> list:
+        "How long each submission of `lab` took that ran."
+        return [s for s, in self.db.execute("select seconds from submissions where lab=? and status='graded' and seconds > 0", (lab,))]
 
     def reference(self, work:str) -> Reference|None:
         "A stored reference, or None."
@@ -127,6 +141,10 @@ class _Writing(_File):
 
     def keep_reference(self, work:str, ref:Reference):
         self.db.execute("insert or replace into refs values (?,?)", (work, json.dumps(asdict(ref))))
+
+def _verdict(data):
+    said = json.loads(data)
+    return Verdict(**{**said, "filled": tuple(said["filled"])})
 
 # %% ../../nbs/grading/05_gradebook.ipynb #368390b2
 @dataclass(frozen=True)
@@ -147,15 +165,9 @@ def answer_hash(text:str) -> str:
     "Which text an answer is: a letter, since a spreadsheet takes digits alone for a number, and 15 hex digits."
     return "t" + hashlib.sha256(text.encode()).hexdigest()[:15]
 
-# %% ../../nbs/grading/05_gradebook.ipynb #0ee9cc03
+# %% ../../nbs/grading/05_gradebook.ipynb #d7e16009
 class _Written(_Writing):
     "Answers in words and their marks."
-
-    def keep_answers(self, student:str, lab:str, round:int, answers:dict):
-        "Keep the texts of a submission by question id ('' where nothing was written), in place of those that were there."
-        with _Transaction(self.db):
-            self.db.execute("delete from answers where student=? and lab=? and round=?", (student, lab, round))
-            self.db.executemany("insert into answers values (?,?,?,?,?)", [(student, lab, round, id, text) for id, text in answers.items()])
 
     def answers(self, student:str, lab:str, round:int) -> dict:
         "The texts of one submission by question id."
@@ -180,20 +192,20 @@ class _Written(_Writing):
             if "no such table" in str(e): return []
             raise
 
-# %% ../../nbs/grading/05_gradebook.ipynb #e0f40d96
+# %% ../../nbs/grading/05_gradebook.ipynb #517438cf
 class Gradebook(_Written):
     "Grades of a class. Open it for writing with `with Gradebook(path, write=True) as book:`."
 
     def grades(self, lab:str|None=None) -> list:
-        "The latest round of every student and lab that is finished, ordered by lab and student."
-        rows = self.db.execute("""select student, lab, round, status, reason, notes, graded_at, seconds from submissions s where status in ('graded', 'refused')
+        "The latest round of every student and lab, ordered by lab and student."
+        protection = "protection" if "protection" in self._columns("submissions") else "''"
+        rows = self.db.execute(f"""select student, lab, round, status, reason, notes, graded_at, seconds, {protection} from submissions s where status in ('graded', 'refused')
             and round = (select max(round) from submissions t where t.student=s.student and t.lab=s.lab and t.status in ('graded', 'refused'))
             and (?1 is null or lab=?1) order by lab, student""", (lab,)).fetchall()
-        return [Grade(st, lb, rd, status, reason, self._verdicts(st, lb, rd), tuple(json.loads(notes)), at, sec) for st, lb, rd, status, reason, notes, at, sec in rows]
+        return [Grade(st, lb, rd, status, reason, self._verdicts(st, lb, rd), tuple(json.loads(notes)), *rest) for st, lb, rd, status, reason, notes, *rest in rows]
 
     def _verdicts(self, *key):
-        rows = self.db.execute("select data from verdicts where student=? and lab=? and round=? order by position", key)
-        return tuple(Verdict(**{**json.loads(data), "filled": tuple(json.loads(data)["filled"])}) for data, in rows)
+        return tuple(_verdict(data) for data, in self.db.execute("select data from verdicts where student=? and lab=? and round=? order by position", key))
 
 # %% ../../nbs/grading/05_gradebook.ipynb #9e5aa2c0
 KEY_FILE = ".course-key"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODES', 'KernelDied', 'NoKernel', 'CpuMeter', 'config', 'ColdKernel', 'WarmDied', 'WarmProcess', 'lend', 'borrow',
            'warm_connection', 'left_out', 'read_message', 'ForkedKernel', 'reach', 'imports_of', 'protect',
-           'protection', 'prepare', 'start']
+           'protection', 'prepare', 'release', 'start']
 
 # %% ../../nbs/grading/01_kernels.ipynb #e00f015f
 import ast, atexit, ctypes, importlib.util, json, os, secrets, select, shutil, signal, socket, stat, struct, subprocess, sys, tempfile, threading, time
@@ -505,13 +505,13 @@ def reach(judge, student, port:int):
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
 
-# %% ../../nbs/grading/01_kernels.ipynb #0eaf81a5
+# %% ../../nbs/grading/01_kernels.ipynb #c552520f
 def _imported(source):
-    "Modules that `source` imports, anywhere in it; none where it is not plain Python."
+    "What `source` imports, anywhere in it, as 'numpy' or 'scipy:stats' (from scipy import stats); nothing where it is not plain Python."
     try: tree = ast.parse(source)
     except SyntaxError: return []
     names = [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
-    return names + [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return names + [f"{node.module}:{a.name}" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module and not node.level for a in node.names]
 
 def _top_level(path):
     "Source of the import statements at the top level of a module."
@@ -524,12 +524,13 @@ def imports_of(*sources:str) -> tuple:
     found, todo = {}, [name for source in sources for name in _imported(source)]
     while todo:
         name = todo.pop(0)
+        module = name.partition(":")[0]
         if name in found: continue
-        found[name] = name.partition(".")[0] == "mlops_course"
-        if found[name] and (spec := importlib.util.find_spec(name)) and spec.origin: todo += _imported(_top_level(spec.origin))
+        found[name] = module.partition(".")[0] == "mlops_course"
+        if found[name] and (spec := importlib.util.find_spec(module)) and spec.origin: todo += _imported(_top_level(spec.origin))
     return tuple(name for name, ours in found.items() if not ours)
 
-# %% ../../nbs/grading/01_kernels.ipynb #9e28cae5
+# %% ../../nbs/grading/01_kernels.ipynb #3876dcda
 MODES = ("require", "prefer", "never")
 _mode = "require"
 
@@ -556,6 +557,10 @@ def _forked(kernel_name, limits, imports, sockets):
 def prepare(kernel_name:str="python3", imports:tuple=()):
     "Start what kernels of this kind are forked from, and see that one can be. Raises as `start` does."
     start(kernel_name, imports=imports).stop()
+
+def release(kernel_name:str="python3", imports:tuple=()):
+    "End what `prepare` started."
+    if _mode != "never" and (process := _warm.pop((_python(kernel_name), imports), None)): process.close()
 
 def start(kernel_name:str="python3", limits:dict|None=None, imports:tuple=(), sockets:int=0):
     "A running kernel. Raises `NoKernel` or `NoSandbox`, each with a remedy."

@@ -55,7 +55,7 @@ def prctl(option:int, *args): _done(_libc().prctl(option, *[ctypes.c_ulong(a) fo
 
 def die_with_parent(): prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
 
-# %% ../../nbs/grading/11_sandbox.ipynb #92e7d6b9
+# %% ../../nbs/grading/11_sandbox.ipynb #c305037b
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/fonts",
            "/etc/localtime", "/etc/ssl/certs", "/sys/devices/system/cpu")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -83,6 +83,12 @@ def _new_user():
 def _map_user(inside, uid, gid):
     for name, text in (("setgroups", "deny"), ("uid_map", f"{inside} {uid} 1"), ("gid_map", f"{inside} {gid} 1")): Path("/proc/self/" + name).write_text(text)
 
+def _link(path, real):
+    "A path that led through a link outside leads to the same place here."
+    if os.path.lexists(path): return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.symlink(real, path)
+
 def _populate(old, paths):
     for folder in ("/proc", "/tmp", "/dev", FILES, "/etc"): os.mkdir(folder)
     mount("proc", "/proc", "proc")
@@ -93,26 +99,28 @@ def _populate(old, paths):
     for name, text in _ETC.items(): Path("/etc", name).write_text(text)
     for path in (*_SYSTEM, *sorted(map(str, paths), key=len)): _show(old, path)
 
-def outer_wall(paths): # folders of the Python environment
-    "Give this process namespaces and a root folder of its own, with nothing but the system's programs and `paths`, read-only. Its next child is process 1 of them."
+def outer_wall():
+    "Give this process namespaces of its own. Its next child is process 1 of them, and calls `new_root`."
     if os.geteuid() != 0: _new_user()
     unshare(NEWNS | NEWIPC | NEWUTS | NEWNET | NEWPID)
     mount("none", "/", flags=_REC | _PRIVATE)
 
-def new_root(paths):
-    "Second half of `outer_wall`, for process 1: the new root folder."
+def new_root(paths): # folders of the Python environment
+    "A root folder for process 1 with nothing but the system's programs and `paths`, read-only."
     os.umask(0o022)
+    links = {path: real for path in paths if (real := os.path.realpath(path)) != path}
     mount("tmpfs", "/tmp", "tmpfs", data="mode=755,size=4m")
     os.mkdir("/tmp/old")
     _pivot_root("/tmp", "/tmp/old")
     os.chdir("/")
-    _populate("/old", paths)
+    _populate("/old", {links.get(path, path) for path in paths})
+    for path, real in links.items(): _link(path, real)
     _done(_libc().umount2(b"/old", _DETACH), "umount of the old root")
     os.rmdir("/old")
     set_flags("/", READ_ONLY | NOSUID, recursive=False)
     _libc().sethostname(b"lab", 3)
 
-# %% ../../nbs/grading/11_sandbox.ipynb #b18ac026
+# %% ../../nbs/grading/11_sandbox.ipynb #2b30a617
 LIMITS = {"memory_bytes": 1_000_000_000,  # of the whole process tree, beyond what it has at the start
           "processes": 256,               # and threads
           "file_bytes": 256_000_000,      # of all files together: work folder, /tmp and /dev/shm
@@ -143,16 +151,22 @@ def private_files(limits:dict, uid:int, paths=()):
 def _loopback_up():
     with socket.socket() as s: fcntl.ioctl(s, 0x8914, struct.pack("16sh22x", b"lo", 0x41))  # SIOCSIFFLAGS, IFF_UP | IFF_RUNNING
 
-def _drop_privileges(uid):
+def _empty_bounding_set():
+    "No capability can come back, not even by a program that has it (capabilities(7)). Up to the last one that this Linux knows."
     for capability in range(64):
-        if _libc().prctl(24, ctypes.c_ulong(capability), 0, 0, 0): break  # PR_CAPBSET_DROP, up to the last that this kernel knows
+        if _libc().prctl(24, ctypes.c_ulong(capability), 0, 0, 0) == -1:  # PR_CAPBSET_DROP
+            return _done(0 if ctypes.get_errno() == errno.EINVAL else -1, "capability bounding set")
+
+def _drop_privileges(uid):
     if uid:
+        _empty_bounding_set()
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
     else:
         unshare(NEWUSER, "a second user namespace")
         _map_user(1000, 0, 0)
+        _empty_bounding_set()  # the new namespace came with a full one
     header, none = struct.pack("Ii", 0x20080522, 0), struct.pack("IIIIII", *[0] * 6)
     _done(_libc().capset(header, none), "capset")
     prctl(4, 1)   # PR_SET_DUMPABLE: its own /proc/self stays readable after the change of user
@@ -221,7 +235,7 @@ def filter_calls():
     address = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(kept))
     _done(_libc().syscall(_SECCOMP[which], 1, 1, address), "seccomp")
 
-# %% ../../nbs/grading/11_sandbox.ipynb #d1a44713
+# %% ../../nbs/grading/11_sandbox.ipynb #ab40106e
 def _setting(name):
     try: return Path("/proc/sys", name).read_text().strip()
     except OSError: return ""
@@ -235,7 +249,8 @@ def remedy(error:OSError) -> str:
     if os.geteuid() and _setting("kernel/unprivileged_userns_clone") == "0": return "allow user namespaces:  sudo sysctl kernel.unprivileged_userns_clone=1   or grade as root"
     if os.geteuid() and _setting("user/max_user_namespaces") == "0": return "allow user namespaces:  sudo sysctl user.max_user_namespaces=10000   or grade as root"
     if error.errno in (errno.EPERM, errno.EACCES):
-        return "inside a container, start it with  --privileged  (or  --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined); elsewhere, grade as root"
+        options = "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
+        return f"a container needs  --privileged  for root, or for another user  {options}" + ("" if os.geteuid() == 0 else "; elsewhere, grade as root")
     return "look at the message above"
 
 def no_sandbox(error:OSError) -> NoSandbox:

@@ -6,9 +6,9 @@
 __all__ = ['ENVIRONMENT', 'LeanKernel', 'forget_course', 'run', 'reseed', 'TreeMeter', 'Kernel', 'Server', 'LockedServer',
            'Unfit', 'import_all', 'main']
 
-# %% ../../nbs/grading/16_warm.ipynb #8f0ea8fe
+# %% ../../nbs/grading/16_warm.ipynb #9e248655
 from functools import partial
-import array, asyncio, base64, builtins, gc, importlib, json, os, select, signal, socket, subprocess, sys, time
+import array, asyncio, base64, builtins, gc, json, os, select, signal, socket, subprocess, sys, time
 from pathlib import Path
 
 from . import sandbox
@@ -363,7 +363,7 @@ class LockedServer(Server):
         channel.close()
         self.keep(kernel)
 
-# %% ../../nbs/grading/16_warm.ipynb #a6b815b5
+# %% ../../nbs/grading/16_warm.ipynb #e2d2132c
 class Unfit(Exception):
     "A module after whose import this process must not fork; `args` are its name and the reason."
 
@@ -385,11 +385,16 @@ def _look(name):
     shared = [line.split()[-1] for line in open("/proc/self/maps") if "w" in line.split()[1] and line.split()[1].endswith("s")]
     if shared: raise Unfit(name, f"leaves memory that all kernels would share ({shared[0]})")
 
+def _import(name):
+    "'scipy.stats' as `import scipy.stats`, 'scipy:stats' as `from scipy import stats`."
+    module, _, member = name.partition(":")
+    __import__(module, fromlist=[member] if member and member != "*" else [])
+
 def import_all(names) -> list: # of those that are not there
     "Import modules, and look after each."
     missing = []
     for name in names:
-        try: importlib.import_module(name)
+        try: _import(name)
         except Exception: missing.append(name)  # the student's cell will say so in its own words
         _look(name)
     return missing
@@ -409,13 +414,13 @@ def _serve(listener, owner, imports):
 
 def _prefixes():
     "Folders of this Python: its environment, and the installation that it was made from."
-    return {str(Path(p).resolve()) for p in (sys.prefix, sys.base_prefix)} | {sys.prefix, sys.base_prefix, str(Path(sandbox.__file__).parents[1])}
+    return {sys.prefix, sys.base_prefix, str(Path(sandbox.__file__).parents[1])}
 
 def main(listener:int, owner:int, *imports):
     "The program: `LISTENER OWNER MODULE…`: two inherited sockets and what to import."
     listener, owner = (socket.socket(fileno=int(fd)) for fd in (listener, owner))
     try:
-        sandbox.outer_wall(_prefixes())
+        sandbox.outer_wall()
         if pid := os.fork(): os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 255)
         sandbox.die_with_parent()
         sandbox.new_root(_prefixes())
