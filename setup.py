@@ -37,5 +37,6 @@ setup(
         "console_scripts": [meta["console_scripts"]],
         "pytest11": [meta["pytest_plugin"]],
         "papermill.engine": [meta["papermill_engine"]],
+        "jupyter_client.kernel_provisioners": [meta["kernel_provisioner"]],
     },
 )

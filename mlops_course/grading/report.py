@@ -90,11 +90,11 @@ def visible(verdict) -> dict:
     return dict(reason=None if secret(v.reason) else v.reason, hint=None if v.status == "right" or secret(v.hint) else v.hint,
                 yours=None if v.hidden or v.filled else v.yours, expected=None if v.hidden else v.expected)
 
-# %% ../../nbs/grading/04_report.ipynb #c67b6f61
+# %% ../../nbs/grading/04_report.ipynb #72339d4e
 _GROUPS = dict(right=("✓", "Right"), partial=("◐", "Partly right"), wrong=("✗", "Not right yet"), open=("○", "Not started"))
 _STATUS = {"right": ("right", "Right"), "partial": ("partial", "Partly right"), "wrong": ("wrong", "Not right yet"),
            "error": ("wrong", "Stopped with an error"), "timeout": ("wrong", "Took too long"), "flooded": ("wrong", "Printed too much"),
-           "died": ("wrong", "The kernel died"), "not started": ("open", "Not started"), "not reached": ("open", "Not reached")}
+           "stopped": ("wrong", "Used too much"), "died": ("wrong", "The kernel died"), "not started": ("open", "Not started"), "not reached": ("open", "Not reached")}
 _NOUN = dict(float="number", int="whole number", bool="answer", text="text", array="array", frame="table", set="set")
 
 def _group(v) -> str: return _STATUS.get(v.status, ("wrong",))[0]
@@ -115,7 +115,7 @@ _DARK = {"bg": "#12151b", "surface": "#1a1e26", "ink": "#e8ebf0", "soft": "#9fa9
 
 def _theme(palette) -> str: return ":root{" + "".join(f"--{k}:{v};" for k, v in palette.items()) + "}\n"
 
-# %% ../../nbs/grading/04_report.ipynb #955e5652
+# %% ../../nbs/grading/04_report.ipynb #a5b830a2
 _CSS = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif;
@@ -188,6 +188,10 @@ header p:last-child{color:var(--soft);margin-top:.35rem}
 .stats>div{padding:0 1.4rem;border-left:1px solid var(--line)}.stats>div:first-child{border:0}
 dd{margin:0}.stats .big{font-size:2rem;font-weight:650;letter-spacing:-.025em;line-height:1.25}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(24rem,100%),1fr));gap:0 1rem}
+.alert{border-left:5px solid var(--wrong);padding:.1rem 0 .1rem 1rem;margin-bottom:1.25rem}
+.look .hint{border-top:1px solid var(--line);padding-top:.55rem}.look{border-left:5px solid var(--wrong)}.look dl{margin:.7rem 0 0;display:grid;grid-template-columns:12rem minmax(0,1fr)}
+.look dt,.look dd{padding:.55rem 0;border-top:1px solid var(--line)}.look dt{font-size:1rem;letter-spacing:0;color:var(--wrong-t)}
+.look ul{list-style:none;margin:0;padding:0;overflow-wrap:anywhere}.look a{color:inherit;font-weight:500;text-decoration-color:var(--open)}
 section.panel{margin-bottom:1rem}
 h2+*{margin-top:.8rem!important}
 .plot{width:100%;max-width:34rem;height:auto;font-size:11.5px;fill:var(--soft)}
@@ -222,6 +226,7 @@ th button::after{content:" ↕";opacity:.45}
 th[aria-sort=ascending] button::after{content:" ↑";opacity:1}th[aria-sort=descending] button::after{content:" ↓";opacity:1}
 input{font:inherit;font-size:.9rem;color:var(--ink);background:var(--bg);border:1px solid var(--line);border-radius:8px;padding:.35rem .75rem;width:min(16rem,100%)}
 @media screen and (max-width:44rem){
+ .look dl{grid-template-columns:minmax(0,1fr)}.look dt{padding-bottom:0}.look dd{border:0;padding-top:.1rem}
  .stats{grid-template-columns:1fr 1fr;gap:1.1rem 0}.stats>div:nth-child(3){border:0}
  .checks thead{display:none}.checks tr{display:grid;grid-template-columns:minmax(0,1fr) auto;padding:.5rem 0}
  .checks tbody>tr>*{border:0!important;padding:.1rem 0;width:auto!important}
@@ -527,8 +532,23 @@ def _signs(verdicts):
         else: runs.append([group, 1])
     return _markupsafe().Markup("".join(f"<{_TAGS[g]}>{_GROUPS[g][0] * n}</{_TAGS[g]}>" for g, n in runs))
 
-# %% ../../nbs/grading/04_report.ipynb #8c30a445
+# %% ../../nbs/grading/04_report.ipynb #034bceb3
+_LOOK = ("stopped", "died", "flooded", "timeout", "refused")  # first what a slip explains least
+
+def _worth_a_look(grades) -> list:
+    "`(words, [(grade, reason)])` for each way in which the grader ended or refused work of `grades`, one line for each submission."
+    found = defaultdict(list)
+    for g in grades:
+        ended = {v.status: (g, visible(v)["reason"] or "") for v in reversed(g.verdicts)}
+        if g.status != "graded": ended["refused"] = (g, g.reason)
+        for status in _LOOK: found[status] += [ended[status]] if status in ended else []
+    return [(_STATUS[status][1] if status in _STATUS else "Refused", found[status]) for status in _LOOK if found[status]]
+
+# %% ../../nbs/grading/04_report.ipynb #5873f1e4
 _TEMPLATES["class"] = """{% extends "base" %}{% from "parts" import strip %}{% from "histogram" import histogram %}
+{% macro some(them) %}
+<ul>{% for g, reason in them %}<li><a href="{{ link(g) }}"><bdi>{{ name(g)|clip(40) }}</bdi></a>{% if labs|length > 1 %} ({{ g.lab|clip(40) }}){% endif %}: {{ (reason or "no reason to show")|clip(160) }}{% endfor %}</ul>
+{% endmacro %}
 {% block title %}{{ title|clip(120) }}{% endblock %}
 {% block main %}
 <main>
@@ -536,6 +556,27 @@ _TEMPLATES["class"] = """{% extends "base" %}{% from "parts" import strip %}{% f
 <p>{% if labs|length == 1 %}{{ labs[0]|clip(60) }}{% else %}{{ labs|length }} labs{% endif %}{% if last %} · last graded {{ last|when }}{% endif %}</p></header>
 {% if marks %}
 <p class="note class small">{% if totals %}The figures are of the totals: checks, answers in words, and what lateness takes off.{% else %}The figures are of the checks alone{% if waiting %}: {{ waiting }} of {{ grades|length }} submission{{ "" if grades|length == 1 else "s" }} {{ "is" if waiting == 1 else "are" }} not marked yet{% endif %}.{% endif %}</p>
+{% endif %}
+{% if bare %}
+<p class="alert"><strong>{% if bare|length == grades|length %}Graded without a sandbox.{% else %}{{ bare|length }} of {{ grades|length }} submissions graded without a sandbox.{% endif %}</strong> Student code ran with all rights of the grader: it could read the solutions and other work, and change what it reached.{% if bare|length < grades|length %} They are: {% for g in bare[:10] %}<bdi>{{ name(g)|clip(40) }}</bdi>{{ "" if loop.last else ", " }}{% endfor %}{% if bare|length > 10 %} and {{ bare|length - 10 }} more, named in grades.csv{% endif %}.{% endif %}</p>
+{% endif %}
+{% if look or hints %}
+<section class="panel{{ " look" if look }}"><h2>Worth a look</h2>
+{% if look %}
+<p class="soft small">Ended by the grader, or not graded at all. Mostly slips, sometimes an attack.</p>
+<dl>
+{% for words, them in look %}
+<dt>{{ words }}<dd>
+{{ some(them[:8]) }}
+{% if them|length > 8 %}<details><summary>{{ them|length - 8 }} more</summary>{{ some(them[8:]) }}</details>{% endif %}
+</dd>
+{% endfor %}
+</dl>
+{% endif %}
+{% if hints %}
+<p{% if look %} class="hint"{% endif %}>For you alone: {% for lab, href in hints.items() %}<a href="{{ href }}">hints on {{ lab|clip(60) }}</a>{{ "" if loop.last else ", " }}{% endfor %}, work that is alike and code that answers do not need.</p>
+{% endif %}
+</section>
 {% endif %}
 <dl class="panel stats">
 <div><dt>Students</dt><dd class="big">{{ students }}</dd><dd class="soft small">{{ grades|length }} submission{{ "" if grades|length == 1 else "s" }}</dd></div>
@@ -588,13 +629,14 @@ _TEMPLATES["class"] = """{% extends "base" %}{% from "parts" import strip %}{% f
 {% endblock %}
 """
 
-# %% ../../nbs/grading/04_report.ipynb #a0de152b
+# %% ../../nbs/grading/04_report.ipynb #29ae8b01
 def _default_href(grade) -> str: return "feedback/" + feedback_name(grade.student, grade.lab)
 
 def class_html(grades, # any iterable of grades, of one lab or several
                title:str="Class report",
                feedback_href=_default_href, # grade -> the address of its feedback page
-              marks=(), # one for each student and lab, where a person marks or lateness counts
+               marks=(), # one for each student and lab, where a person marks or lateness counts
+               hints=None, # {lab: address of the page with its hints}
               ) -> str:
     "One self-contained report of the class: figures, histogram, every check, every student. Shows no value of a hidden check."
     grades = sorted(grades, key=lambda g: (g.student.casefold(), g.student, g.lab))
@@ -608,7 +650,8 @@ def class_html(grades, # any iterable of grades, of one lab or several
                  last=max((g.graded_at for g in grades), default=""), shares=shares, mean=statistics.fmean(shares) if shares else None,
                  median=statistics.median(shares) if shares else None, full=sum(s == 1 for s in shares), bins=_histogram(shares),
                  refused=sum(g.status != "graded" for g in grades), rates=rates, worst=worst, groups=_GROUPS, segments=_segments, in_words=_in_words,
-                 longest=max((len(g.verdicts) for g in grades), default=0), marks=marks, waiting=waiting, totals=bool(marks) and not waiting, late=_late, rows=[(g, feedback_href(g), part(g), *total(g), _signs(g.verdicts)) for g in grades])
+                 longest=max((len(g.verdicts) for g in grades), default=0), marks=marks, waiting=waiting, totals=bool(marks) and not waiting, late=_late,
+                 look=_worth_a_look(grades), bare=[g for g in grades if g.protection == "none"], hints=hints or {}, link=feedback_href, name=_name, rows=[(g, feedback_href(g), part(g), *total(g), _signs(g.verdicts)) for g in grades])
 
 # %% ../../nbs/grading/04_report.ipynb #46ef9f4d
 _FORMULA = re.compile("(^|[;\t\r\n])(?=[ ']*[=+\\-@\t\r\n＝＋－＠])")
@@ -618,7 +661,7 @@ def _defuse(value):
     if not isinstance(value, str): return value if value is None or math.isfinite(value) else None
     return _FORMULA.sub(r"\1'", value.encode("utf8", "backslashreplace").decode())
 
-# %% ../../nbs/grading/04_report.ipynb #3d52e0bf
+# %% ../../nbs/grading/04_report.ipynb #ca7ae16e
 _COLUMNS = ("student", "lab", "round", "status", "earned", "points", "reason", "notes", "graded_at", "seconds")
 
 def _row(g) -> list:
@@ -639,19 +682,20 @@ def _written(marks) -> list:
     return list(dict.fromkeys((m.lab, a.id, c) for m in sorted(marks.values(), key=lambda m: m.lab) for a in m.answers for c, *_ in a.criteria))
 
 def to_csv(grades, marks=()) -> str:
-    "CSV (RFC 4180) with a row for each grade and a column `lab/check` for the points of each check; with `marks`, also `lab/question: criterion` and the total. Text is quoted and holds no formula."
+    """CSV (RFC 4180) with a row for each grade and a column `lab/check` for the points of each check; with `marks`, also `lab/question: criterion` and the total; a column
+    `protection` where something was graded without a sandbox. Text is quoted and holds no formula."""
     grades, marks, out = list(grades), _by_key(marks), io.StringIO(newline="")
     checks = [(r.lab, r.check) for r in check_rates(grades)]
     write = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC).writerow
-    written = _written(marks)
-    write(map(_defuse, [*_COLUMNS, *(f"{lab}/{check}" for lab, check in checks), *(f"{lab}/{id}: {c}" for lab, id, c in written), *(_MARK_COLUMNS if marks else ())]))
+    written, bare = _written(marks), any(g.protection == "none" for g in grades)
+    write(map(_defuse, [*_COLUMNS, *(f"{lab}/{check}" for lab, check in checks), *(f"{lab}/{id}: {c}" for lab, id, c in written), *(_MARK_COLUMNS if marks else ()), *(["protection"] if bare else [])]))
     for g in grades:
         earned, m = {(g.lab, v.check): v.earned for v in g.verdicts}, marks.get((g.student, g.lab))
         by_hand = {(m.lab, a.id, c): 0 if a.state == "not started" else got for a in m.answers for c, _, got, _ in a.criteria} if m else {}
-        write(map(_defuse, _row(g) + [earned.get(key) for key in checks] + [by_hand.get(key) for key in written] + (_mark_cells(g, marks) if marks else [])))
+        write(map(_defuse, _row(g) + [earned.get(key) for key in checks] + [by_hand.get(key) for key in written] + (_mark_cells(g, marks) if marks else []) + ([g.protection] if bare else [])))
     return out.getvalue()
 
-# %% ../../nbs/grading/04_report.ipynb #40f9481b
+# %% ../../nbs/grading/04_report.ipynb #0b5fac05
 def _tidy(x): return None if isinstance(x, float) and not math.isfinite(x) else x
 
 def _as_dict(g) -> dict:
@@ -659,7 +703,7 @@ def _as_dict(g) -> dict:
     earned, points = total(g)
     head = {k: _tidy(getattr(g, k)) for k in ("student", "lab", "round", "status", "reason", "graded_at", "seconds")}
     verdicts = [{k: _tidy(getattr(v, k)) for k in ("check", "title", "kind", "hidden", "status", "earned", "points")} | {"filled": list(v.filled), **visible(v)} for v in g.verdicts]
-    return head | dict(earned=earned, points=points, notes=list(g.notes), feedback=feedback_name(g.student, g.lab), verdicts=verdicts)
+    return head | dict(earned=earned, points=points, notes=list(g.notes), protection=g.protection, feedback=feedback_name(g.student, g.lab), verdicts=verdicts)
 
 def _mark_dict(m) -> dict:
     "Mark `m` as plain data: `total` and `manual` are null while something is not marked."
@@ -708,7 +752,7 @@ def _put(path:Path, text:str, encoding:str="utf-8") -> bool:
     finally: temp.unlink(missing_ok=True)
     return True
 
-# %% ../../nbs/grading/04_report.ipynb #f5781e21
+# %% ../../nbs/grading/04_report.ipynb #0fdad08e
 def _once(grades) -> list:
     "`grades` as a list; ValueError where a student has two for one lab."
     grades = list(grades)
@@ -720,6 +764,7 @@ def write_report(grades, # any iterable, one grade for each student and lab
                  folder, # made where it is missing
                  title:str="Class report",
                  marks=(), # one for each student and lab, where a person marks or lateness counts
+                 hints=None, # {lab: name of the page with its hints, in `folder`}
                 ) -> Path: # of index.html
     "Write index.html, feedback/*.html, grades.csv, grades.json and junit.xml into `folder`. Unchanged files are not touched, none is removed."
     grades, folder = _once(grades), Path(folder)
@@ -729,5 +774,5 @@ def write_report(grades, # any iterable, one grade for each student and lab
     _put(folder / "grades.csv", to_csv(grades, marks.values()), "utf-8-sig")  # the mark at its start tells Excel that it is UTF-8
     _put(folder / "grades.json", to_json(grades, marks.values()))
     _put(folder / "junit.xml", to_junit(grades))
-    _put(folder / "index.html", class_html(grades, title, marks=marks.values()))
+    _put(folder / "index.html", class_html(grades, title, marks=marks.values(), hints=hints))
     return folder / "index.html"
