@@ -149,7 +149,7 @@ print(json.dumps([kernels.left_out(), shown]))
 """
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.xfail(strict=True, reason="warm._look does not see child processes")] if n == "leaves_a_child" else []) for n in UNFIT])
+@pytest.mark.parametrize("name", UNFIT)
 def test_a_module_that_cannot_be_copied_is_left_to_the_kernels(name, tmp_path):
     source, word = UNFIT[name]
     shutil.copytree(PACKAGE, package := tmp_path / "mlops_course", ignore=shutil.ignore_patterns("__pycache__"))
@@ -250,7 +250,6 @@ def test_a_warm_process_that_dies_under_a_cell_is_no_verdict():
     assert earned(judge_submission(lab, submission(lab, {**answers, "a": "def a(): return 7"}), values, ref)) == {"a": 1, "b": 1}
 
 
-@pytest.mark.xfail(strict=True, reason="a warm process that is killed while it starts is taken for a lab that cannot be imported")
 def test_a_warm_process_that_is_killed_while_it_starts_is_started_again(orphans):
     def kill():
         assert until(lambda: [p.kill() for p in orphans() if called(p, "grading.warm")][:1])
@@ -439,10 +438,9 @@ OVER = {
     "ends itself": ({}, "the code ended its own kernel", "def a():\n    import os; os._exit(0)"),
     "ends by a signal": ({}, "the code ended its own kernel", "def a():\n    import ctypes; ctypes.string_at(0)"),
 }
-XFAIL = {"CPU time": "RLIMIT_CPU has the same value as the watched limit and strikes first, without a reason"}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.xfail(strict=True, reason=XFAIL[n])] if n in XFAIL else []) for n in OVER])
+@pytest.mark.parametrize("name", OVER)
 def test_a_limit_holds_and_is_said(name):
     limits, reason, answer = OVER[name]
     judgement = judged(answer, **limits)

@@ -172,7 +172,7 @@ def judge_job(lab, submission, set_, ref) -> Result:
 
 def reference_job(lab, set_): return _patiently(reference, lab, set_)
 
-# %% ../../nbs/grading/06_classroom.ipynb #d87a1c1a
+# %% ../../nbs/grading/06_classroom.ipynb #e54c40e9
 class _Grading:
     "One run of `grade_class`: what waits, what is being judged, what came of it."
     def __init__(self, labs, broken, key, book, executor, on_done):
@@ -207,7 +207,7 @@ class _Grading:
     def prepare(self, name):
         "Start what all workers share for a lab, when its first submission comes up. A lab without a kernel is broken."
         if name in self.ready or name in self.broken: return
-        try: prepare(self.labs[name])
+        try: _patiently(prepare, self.labs[name])
         except (NoKernel, WarmDied) as e: self.broken[name] = str(e)
         else: self.ready.add(name)
 

@@ -55,7 +55,7 @@ def reference_notebook(lab:Lab, set_:dict):
     following = {c.id: kept[i + 1].name for i, c in enumerate(kept) if c.role == "secret"}
     return _notebook(lab, [_reference_cell(lab, c, following.get(c.id), set_) for c in kept])
 
-# %% ../../nbs/grading/03_judge.ipynb #3f53d0ba
+# %% ../../nbs/grading/03_judge.ipynb #1bbc0ed5
 def _with_ports(lab, values):
     "The parameter values, with a free port for each parameter that a check declares as its port."
     return {**values, **{c.port: free_port() for c in lab.checks if c.port}}
@@ -81,7 +81,7 @@ def release(lab:Lab, others=()):
 def _outputs(messages):
     "What a kernel put out, as the outputs of a notebook's cell."
     shown = [m for m in messages if m["msg_type"] in ("stream", "display_data", "execute_result", "error")]
-    return [nbformat.from_dict({"output_type": m["msg_type"], **{k: v for k, v in m.items() if k != "msg_type"}}) for m in shown]
+    return [nbformat.from_dict({"output_type": m["msg_type"], **{k: v for k, v in m.items() if k not in ("msg_type", "transient")}}) for m in shown]
 
 def _engine():
     "papermill's side of our kernels: an engine that runs each cell in the `kernel` that it is given."

@@ -530,7 +530,7 @@ def imports_of(*sources:str) -> tuple:
         if found[name] and (spec := importlib.util.find_spec(module)) and spec.origin: todo += _imported(_top_level(spec.origin))
     return tuple(name for name, ours in found.items() if not ours)
 
-# %% ../../nbs/grading/01_kernels.ipynb #3876dcda
+# %% ../../nbs/grading/01_kernels.ipynb #dca67e16
 MODES = ("require", "prefer", "never")
 _mode = "require"
 
@@ -552,7 +552,9 @@ def _python(kernel_name):
 
 def _forked(kernel_name, limits, imports, sockets):
     if sys.platform != "linux": raise sandbox.NoSandbox("grading needs Linux; on Windows use WSL2, on a Mac a virtual machine. To run notebooks of your own without any protection, add  --no-sandbox")
-    return ForkedKernel(_python(kernel_name), imports, limits, sockets)
+    python = _python(kernel_name)
+    try: return ForkedKernel(python, imports, limits, sockets)
+    except WarmDied: return ForkedKernel(python, imports, limits, sockets)  # it ended a moment ago, or was killed while it started
 
 def prepare(kernel_name:str="python3", imports:tuple=()):
     "Start what kernels of this kind are forked from, and see that one can be. Raises as `start` does."

@@ -120,7 +120,7 @@ def new_root(paths): # folders of the Python environment
     set_flags("/", READ_ONLY | NOSUID, recursive=False)
     _libc().sethostname(b"lab", 3)
 
-# %% ../../nbs/grading/11_sandbox.ipynb #2b30a617
+# %% ../../nbs/grading/11_sandbox.ipynb #b847a5fb
 LIMITS = {"memory_bytes": 1_000_000_000,  # of the whole process tree, beyond what it has at the start
           "processes": 256,               # and threads
           "file_bytes": 256_000_000,      # of all files together: work folder, /tmp and /dev/shm
@@ -128,13 +128,16 @@ LIMITS = {"memory_bytes": 1_000_000_000,  # of the whole process tree, beyond wh
 FIRST_UID = 0x70000000  # far above the ranges that distributions and systemd give out
 
 def _cover(target, source, paths):
-    "Mount `source` on `target`; those of `paths` that lie below stay where they are."
-    below = {path: os.open(path, os.O_PATH) for path in paths if path.startswith(target + "/")}
+    "Mount `source` on `target`; those of `paths` that lie or lead below stay where they are."
+    real = {path: os.path.realpath(path) for path in paths}
+    below = {path: os.open(path, os.O_PATH) for path in set(real.values()) if path.startswith(target + "/")}
     mount(source, target, flags=_BIND)
     for path, fd in below.items():
         os.makedirs(path, exist_ok=True)
         mount(f"/proc/self/fd/{fd}", path, flags=_BIND | _REC)
         os.close(fd)
+    for path, there in real.items():
+        if path != there: _link(path, there)
 
 def private_files(limits:dict, uid:int, paths=()):
     "A fresh work folder, /tmp and /dev/shm, in one file system in memory of limited size, and a /proc that shows only this kernel's processes."
@@ -176,7 +179,7 @@ def _drop_privileges(uid):
 def _set_limits(limits):
     data = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmData"))
     for what, value in ((resource.RLIMIT_DATA, data + limits["memory_bytes"]), (resource.RLIMIT_NPROC, limits["processes"]), (resource.RLIMIT_FSIZE, limits["file_bytes"]),
-                        (resource.RLIMIT_NOFILE, 1024), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_MSGQUEUE, 0), (resource.RLIMIT_CPU, limits["cpu_seconds"])):
+                        (resource.RLIMIT_NOFILE, 1024), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_MSGQUEUE, 0), (resource.RLIMIT_CPU, limits["cpu_seconds"] + 5)): # after the watcher, which gives the reason
         hard = resource.getrlimit(what)[1]
         value = int(value if hard == resource.RLIM_INFINITY else min(value, hard))
         resource.setrlimit(what, (value, value))

@@ -8,7 +8,7 @@ __all__ = ['ENVIRONMENT', 'LeanKernel', 'forget_course', 'run', 'reseed', 'TreeM
 
 # %% ../../nbs/grading/16_warm.ipynb #9e248655
 from functools import partial
-import array, asyncio, base64, builtins, gc, json, os, select, signal, socket, subprocess, sys, time
+import array, asyncio, base64, builtins, gc, getpass, io, json, os, select, signal, socket, subprocess, sys, time
 from pathlib import Path
 
 from . import sandbox
@@ -21,22 +21,23 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME"
                # one thread each: the same sums in the same order everywhere, and a core for each kernel
                "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-# %% ../../nbs/grading/16_warm.ipynb #8aec6fcf
+# %% ../../nbs/grading/16_warm.ipynb #30b78270
 class _Wire:
     "Sends messages over the channel, whole, also from threads and from child processes."
-    def __init__(self): self.parent = ""
+    def __init__(self): self.parent, self.told = "", False  # the cell, and whether it has said that it failed
 
     def connect(self, channel):
         self.channel, self.lock = channel, open("/tmp/.wire", "wb")
         os.unlink(self.lock.name)
 
     def send(self, msg_type, content):
+        self.told = self.told or msg_type == "error"
         line = json.dumps({"msg_type": msg_type, "parent": self.parent, "content": content}, default=repr).encode() + b"\n"
         fcntl.lockf(self.lock, fcntl.LOCK_EX)  # between processes: a line must not be torn by another
         try: self.channel.sendall(line)
         finally: fcntl.lockf(self.lock, fcntl.LOCK_UN)
 
-class _Stream:
+class _Stream(io.TextIOBase):
     "What the student's code sees as sys.stdout or sys.stderr."
     encoding, errors, closed, newlines = "utf-8", "replace", False, None
     def __init__(self, wire, name): self.wire, self.name, self.waiting = wire, f"<{name}>", []
@@ -60,7 +61,7 @@ class _Stream:
     def buffer(self): return self
     def reconfigure(self, **options): pass
 
-# %% ../../nbs/grading/16_warm.ipynb #1074413d
+# %% ../../nbs/grading/16_warm.ipynb #7b670c56
 def _flush():
     sys.stdout.flush()
     sys.stderr.flush()
@@ -89,6 +90,7 @@ def _shell_class(wire):
 
     class Shell(InteractiveShell):
         displayhook_class, display_pub_class = Hook, Publisher
+        kernel = None  # pandas takes a shell without one for a terminal
         def enable_gui(self, gui=None): pass
         def system(self, command):  # IPython's own wants a terminal
             done = subprocess.run(self.var_expand(command, depth=1), shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -97,9 +99,10 @@ def _shell_class(wire):
         def _showtraceback(self, etype, evalue, stb):
             _flush()
             wire.send("error", {"ename": str(etype.__name__), "evalue": str(evalue), "traceback": [str(line) for line in stb]})
+    Shell.__name__ = "ZMQInteractiveShell"  # rich and others look for Jupyter by this name
     return Shell
 
-# %% ../../nbs/grading/16_warm.ipynb #2b68b0f7
+# %% ../../nbs/grading/16_warm.ipynb #c78883db
 def _no_input(*args, **kw):
     from IPython.core.error import StdinNotImplementedError
     raise StdinNotImplementedError("there is nobody to answer: a graded notebook cannot ask for input")
@@ -110,27 +113,33 @@ class LeanKernel:
         from traitlets.config import Config
         self.wire = _Wire()
         # a history would be a database and a thread; full tracebacks and drawn figures cost more than most cells, and nobody looks at them here
-        config = Config({"HistoryManager": {"enabled": False}, "InteractiveShell": {"xmode": "Minimal", "colors": "nocolor", "cache_size": 0}, "InlineBackend": {"figure_formats": set()}})
+        config = Config({"HistoryManager": {"enabled": False}, "InteractiveShell": {"xmode": "Minimal", "colors": "nocolor"}, "InlineBackend": {"figure_formats": set()}})
         self.shell = _shell_class(self.wire).instance(config=config)
 
     def connect(self, channel):
         self.channel = channel
         self.wire.connect(channel)
         sys.stdout, sys.stderr = _Stream(self.wire, "stdout"), _Stream(self.wire, "stderr")
-        builtins.input = _no_input
+        builtins.input = getpass.getpass = _no_input
+
+    def fail(self, error):
+        "Say that the cell failed, unless its traceback has said so."
+        if not self.wire.told: self.wire.send("error", {"ename": type(error).__name__, "evalue": str(error), "traceback": []})
 
     async def run_cell(self, id, code):
         "One cell, with the messages that Jupyter would send. Interrupts reach it only while it runs."
-        self.wire.parent = id
+        await asyncio.sleep(0)  # what fell due meanwhile comes first
+        self.wire.parent, self.wire.told = id, False
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             transformed = self.shell.transform_cell(code)
             if self.shell.should_run_async(code, transformed_cell=transformed):
-                await self.shell.run_cell_async(code, store_history=False, transformed_cell=transformed)
+                result = await self.shell.run_cell_async(code, store_history=False, transformed_cell=transformed)
                 self.shell.events.trigger("post_execute")
-            else: self.shell.run_cell(code, store_history=False)
-        except KeyboardInterrupt: self.wire.send("error", {"ename": "KeyboardInterrupt", "evalue": "", "traceback": []})
-        except Exception as e: self.wire.send("error", {"ename": type(e).__name__, "evalue": str(e), "traceback": []})  # of a transformer, say
+            else: result = self.shell.run_cell(code, store_history=False)
+            if error := result.error_before_exec or result.error_in_exec: self.fail(error)
+        except KeyboardInterrupt as e: self.fail(e)
+        except Exception as e: self.fail(e)  # of a transformer, say
         finally: signal.signal(signal.SIGINT, signal.SIG_IGN)
         _flush()
         self.wire.send("status", {"execution_state": "idle"})
@@ -382,6 +391,7 @@ def _threads_stay():
 def _look(name):
     "Raises `Unfit` if importing `name` left something behind that copies of this process would share or miss."
     if _threads_stay(): raise Unfit(name, "starts threads when it is imported")
+    if _read(f"/proc/self/task/{os.getpid()}/children").strip(): raise Unfit(name, "leaves a process behind when it is imported")
     shared = [line.split()[-1] for line in open("/proc/self/maps") if "w" in line.split()[1] and line.split()[1].endswith("s")]
     if shared: raise Unfit(name, f"leaves memory that all kernels would share ({shared[0]})")
 
