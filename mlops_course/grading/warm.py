@@ -21,17 +21,16 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME"
                # one thread each: the same sums in the same order everywhere, and a core for each kernel
                "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-# %% ../../nbs/grading/16_warm.ipynb #30b78270
+# %% ../../nbs/grading/16_warm.ipynb #65e46138
 class _Wire:
     "Sends messages over the channel, whole, also from threads and from child processes."
-    def __init__(self): self.parent, self.told = "", False  # the cell, and whether it has said that it failed
+    def __init__(self): self.parent = ""
 
     def connect(self, channel):
         self.channel, self.lock = channel, open("/tmp/.wire", "wb")
         os.unlink(self.lock.name)
 
     def send(self, msg_type, content):
-        self.told = self.told or msg_type == "error"
         line = json.dumps({"msg_type": msg_type, "parent": self.parent, "content": content}, default=repr).encode() + b"\n"
         fcntl.lockf(self.lock, fcntl.LOCK_EX)  # between processes: a line must not be torn by another
         try: self.channel.sendall(line)
@@ -102,7 +101,7 @@ def _shell_class(wire):
     Shell.__name__ = "ZMQInteractiveShell"  # rich and others look for Jupyter by this name
     return Shell
 
-# %% ../../nbs/grading/16_warm.ipynb #c78883db
+# %% ../../nbs/grading/16_warm.ipynb #1a8a8cdb
 def _no_input(*args, **kw):
     from IPython.core.error import StdinNotImplementedError
     raise StdinNotImplementedError("there is nobody to answer: a graded notebook cannot ask for input")
@@ -123,23 +122,23 @@ class LeanKernel:
         builtins.input = getpass.getpass = _no_input
 
     def fail(self, error):
-        "Say that the cell failed, unless its traceback has said so."
-        if not self.wire.told: self.wire.send("error", {"ename": type(error).__name__, "evalue": str(error), "traceback": []})
+        "Say that a cell failed where IPython did not get as far as its traceback."
+        self.wire.send("error", {"ename": type(error).__name__, "evalue": str(error), "traceback": []})
 
     async def run_cell(self, id, code):
         "One cell, with the messages that Jupyter would send. Interrupts reach it only while it runs."
-        await asyncio.sleep(0)  # what fell due meanwhile comes first
-        self.wire.parent, self.wire.told = id, False
+        for _ in range(2): await asyncio.sleep(0)  # timers that are due are queued in the first turn of the loop, and run before us in the second
+        self.wire.parent = id
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            transformed = self.shell.transform_cell(code)
-            if self.shell.should_run_async(code, transformed_cell=transformed):
-                result = await self.shell.run_cell_async(code, store_history=False, transformed_cell=transformed)
+            try: transformed, failed = self.shell.transform_cell(code), None
+            except Exception: transformed, failed = code, sys.exc_info()  # as ipykernel does
+            if self.shell.should_run_async(code, transformed_cell=transformed, preprocessing_exc_tuple=failed):
+                await self.shell.run_cell_async(code, store_history=False, transformed_cell=transformed, preprocessing_exc_tuple=failed)
                 self.shell.events.trigger("post_execute")
-            else: result = self.shell.run_cell(code, store_history=False)
-            if error := result.error_before_exec or result.error_in_exec: self.fail(error)
+            else: self.shell.run_cell(code, store_history=False)
         except KeyboardInterrupt as e: self.fail(e)
-        except Exception as e: self.fail(e)  # of a transformer, say
+        except Exception as e: self.fail(e)
         finally: signal.signal(signal.SIGINT, signal.SIG_IGN)
         _flush()
         self.wire.send("status", {"execution_state": "idle"})
@@ -412,10 +411,11 @@ def import_all(names) -> list: # of those that are not there
 _ALWAYS = ("IPython.core.interactiveshell", "IPython.core.pylabtools", "pickle", "asyncio.unix_events")
 
 def _serve(listener, owner, imports):
-    try: missing = import_all([*_ALWAYS, *imports])
+    try:
+        import_all(_ALWAYS)
+        kernel = LeanKernel()
+        with kernel.shell.builtin_trap: missing = import_all(imports)  # some libraries ask, when they are imported, whether they are in a notebook
     except Unfit as e: return owner.send(json.dumps({"unfit": e.args}).encode())
-    kernel = LeanKernel()
-    _look("the shell")
     gc.collect()
     gc.freeze()  # collections in the copies would write to pages that they share
     server = LockedServer(listener, owner.fileno(), partial(_become_student, kernel))
