@@ -1589,6 +1589,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'mlops_course/grading/warm.py'),
                                            'mlops_course.grading.warm.LeanKernel.connect': ( 'grading/warm.html#leankernel.connect',
                                                                                              'mlops_course/grading/warm.py'),
+                                           'mlops_course.grading.warm.LeanKernel.end_cell': ( 'grading/warm.html#leankernel.end_cell',
+                                                                                              'mlops_course/grading/warm.py'),
                                            'mlops_course.grading.warm.LeanKernel.fail': ( 'grading/warm.html#leankernel.fail',
                                                                                           'mlops_course/grading/warm.py'),
                                            'mlops_course.grading.warm.LeanKernel.run_cell': ( 'grading/warm.html#leankernel.run_cell',

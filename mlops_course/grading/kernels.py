@@ -319,7 +319,7 @@ def _message(line):
     try: return read_message(line)
     except (ValueError, TypeError, LookupError, RecursionError, MemoryError): return None
 
-# %% ../../nbs/grading/01_kernels.ipynb #f0bfaa23
+# %% ../../nbs/grading/01_kernels.ipynb #a042cbab
 class ForkedKernel(_Runs):
     "A kernel forked from a warm process and locked in, with nbval's interface."
 
@@ -382,11 +382,12 @@ class ForkedKernel(_Runs):
 
     def _keep(self, line):
         "Queue one message of the cell that runs now, unless it is an output and the cell has printed too much."
-        self._printed += len(line)
-        self.flooded = self.flooded or self._printed > self.output_bytes
         if self.flooded and not line.startswith(b'{"msg_type": "status"'): return
         msg = _message(line)
-        if msg is None or msg["parent_header"]["msg_id"] != self._cell: return
+        if msg and msg["parent_header"]["msg_id"] != self._cell: return  # what an earlier cell still had to say
+        self._printed += len(line)
+        self.flooded = self.flooded or self._printed > self.output_bytes
+        if msg is None or (self.flooded and msg["msg_type"] != "status"): return
         if msg["msg_type"] == "status": self._done = self._cell
         self._waiting.append(msg)
 

@@ -21,10 +21,10 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME"
                # one thread each: the same sums in the same order everywhere, and a core for each kernel
                "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-# %% ../../nbs/grading/16_warm.ipynb #65e46138
+# %% ../../nbs/grading/16_warm.ipynb #43e852b3
 class _Wire:
     "Sends messages over the channel, whole, also from threads and from child processes."
-    def __init__(self): self.parent = ""
+    def __init__(self): self.parent, self.torn = "", False
 
     def connect(self, channel):
         self.channel, self.lock = channel, open("/tmp/.wire", "wb")
@@ -33,7 +33,10 @@ class _Wire:
     def send(self, msg_type, content):
         line = json.dumps({"msg_type": msg_type, "parent": self.parent, "content": content}, default=repr).encode() + b"\n"
         fcntl.lockf(self.lock, fcntl.LOCK_EX)  # between processes: a line must not be torn by another
-        try: self.channel.sendall(line)
+        torn, self.torn = self.torn, True      # until it is through: an interrupt may stop it in the middle
+        try:
+            self.channel.sendall(b"\n" + line if torn else line)
+            self.torn = False
         finally: fcntl.lockf(self.lock, fcntl.LOCK_UN)
 
 class _Stream(io.TextIOBase):
@@ -101,7 +104,7 @@ def _shell_class(wire):
     Shell.__name__ = "ZMQInteractiveShell"  # rich and others look for Jupyter by this name
     return Shell
 
-# %% ../../nbs/grading/16_warm.ipynb #1a8a8cdb
+# %% ../../nbs/grading/16_warm.ipynb #acbf3517
 def _no_input(*args, **kw):
     from IPython.core.error import StdinNotImplementedError
     raise StdinNotImplementedError("there is nobody to answer: a graded notebook cannot ask for input")
@@ -112,6 +115,7 @@ class LeanKernel:
         from traitlets.config import Config
         self.wire = _Wire()
         # a history would be a database and a thread; full tracebacks and drawn figures cost more than most cells, and nobody looks at them here
+        self.task = None  # of an async cell
         config = Config({"HistoryManager": {"enabled": False}, "InteractiveShell": {"xmode": "Minimal", "colors": "nocolor"}, "InlineBackend": {"figure_formats": set()}})
         self.shell = _shell_class(self.wire).instance(config=config)
 
@@ -134,12 +138,15 @@ class LeanKernel:
             try: transformed, failed = self.shell.transform_cell(code), None
             except Exception: transformed, failed = code, sys.exc_info()  # as ipykernel does
             if self.shell.should_run_async(code, transformed_cell=transformed, preprocessing_exc_tuple=failed):
-                await self.shell.run_cell_async(code, store_history=False, transformed_cell=transformed, preprocessing_exc_tuple=failed)
+                self.task = asyncio.ensure_future(self.shell.run_cell_async(code, store_history=False, transformed_cell=transformed, preprocessing_exc_tuple=failed))
+                await self.task
                 self.shell.events.trigger("post_execute")
             else: self.shell.run_cell(code, store_history=False)
-        except KeyboardInterrupt as e: self.fail(e)
-        except Exception as e: self.fail(e)
-        finally: signal.signal(signal.SIGINT, signal.SIG_IGN)
+        except (KeyboardInterrupt, asyncio.CancelledError, Exception) as e: self.fail(e)
+        self.end_cell()
+
+    def end_cell(self):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _flush()
         self.wire.send("status", {"execution_state": "idle"})
 
@@ -175,8 +182,11 @@ def run(kernel, channel):
     work = loop.create_task(kernel.serve())
     while True:
         try: return loop.run_until_complete(work)
-        except KeyboardInterrupt:  # it hit the loop between two steps of an async cell
-            for task in asyncio.all_tasks(loop) - {work}: task.cancel()
+        except KeyboardInterrupt:  # it hit the loop between two steps of an async cell, or the last steps of any cell
+            if kernel.task: kernel.task.cancel()
+            if not work.done(): continue
+            kernel.end_cell()
+            work = loop.create_task(kernel.serve())
 
 # %% ../../nbs/grading/16_warm.ipynb #2fa0c9f7
 def reseed():
