@@ -47,6 +47,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_course.cli.export': ('cli.html#export', 'mlops_course/cli.py'),
                                   'mlops_course.cli.grade': ('cli.html#grade', 'mlops_course/cli.py'),
                                   'mlops_course.cli.hints': ('cli.html#hints', 'mlops_course/cli.py'),
+                                  'mlops_course.cli.kernel_install': ('cli.html#kernel_install', 'mlops_course/cli.py'),
+                                  'mlops_course.cli.kernel_remove': ('cli.html#kernel_remove', 'mlops_course/cli.py'),
                                   'mlops_course.cli.list_': ('cli.html#list_', 'mlops_course/cli.py'),
                                   'mlops_course.cli.main': ('cli.html#main', 'mlops_course/cli.py'),
                                   'mlops_course.cli.mark': ('cli.html#mark', 'mlops_course/cli.py'),
