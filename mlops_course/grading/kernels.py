@@ -531,7 +531,7 @@ def imports_of(*sources:str) -> tuple:
         if found[name] and (spec := importlib.util.find_spec(module)) and spec.origin: todo += _imported(_top_level(spec.origin))
     return tuple(name for name, ours in found.items() if not ours)
 
-# %% ../../nbs/grading/01_kernels.ipynb #dca67e16
+# %% ../../nbs/grading/01_kernels.ipynb #7675dbd7
 MODES = ("require", "prefer", "never")
 _mode = "require"
 
@@ -549,6 +549,8 @@ def _python(kernel_name):
     try: argv = NbvalKernelspecManager().get_kernel_spec(kernel_name).argv
     except NoSuchKernel: raise NoKernel(_no_kernel(kernel_name)) from None
     if "ipykernel" not in " ".join(argv): raise NoKernel(f"the kernel {kernel_name!r} is no Python kernel, and labs are graded in Python")
+    major, minor = sys.version_info[:2]
+    if argv[0] in ("python", f"python{major}", f"python{major}.{minor}"): return sys.executable  # as jupyter_client reads it
     return shutil.which(argv[0]) or argv[0]
 
 def _forked(kernel_name, limits, imports, sockets):
