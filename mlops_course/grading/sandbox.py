@@ -235,7 +235,7 @@ def filter_calls():
     address = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(kept))
     _done(_libc().syscall(_SECCOMP[which], 1, 1, address), "seccomp")
 
-# %% ../../nbs/grading/11_sandbox.ipynb #d1a44713
+# %% ../../nbs/grading/11_sandbox.ipynb #ab40106e
 def _setting(name):
     try: return Path("/proc/sys", name).read_text().strip()
     except OSError: return ""
@@ -249,7 +249,8 @@ def remedy(error:OSError) -> str:
     if os.geteuid() and _setting("kernel/unprivileged_userns_clone") == "0": return "allow user namespaces:  sudo sysctl kernel.unprivileged_userns_clone=1   or grade as root"
     if os.geteuid() and _setting("user/max_user_namespaces") == "0": return "allow user namespaces:  sudo sysctl user.max_user_namespaces=10000   or grade as root"
     if error.errno in (errno.EPERM, errno.EACCES):
-        return "inside a container, start it with  --privileged  (or  --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined); elsewhere, grade as root"
+        options = "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined"
+        return f"a container needs  --privileged  for root, or for another user  {options}" + ("" if os.geteuid() == 0 else "; elsewhere, grade as root")
     return "look at the message above"
 
 def no_sandbox(error:OSError) -> NoSandbox:
