@@ -158,7 +158,7 @@ def test_real_leaves(apple_leaves):
     model = small_cnn("torch", classes)
     with Stopwatch() as watch:
         train, valid = split(np.arange(len(y)), 0.1)
-        fit(model, x[train], y[train], (x[valid], y[valid]), epochs=45, rate=0.005, light=0.05, patience=45, progress=False)
+        fit(model, x[train], y[train], (x[valid], y[valid]), epochs=60, rate=0.005, light=0.05, patience=60, progress=False)
         seen = evaluate(predict(model, test_x), test_y, classes)
     print(f"{seen}, {watch.cpu:.0f} CPU s")
     assert seen.accuracy >= 0.95, f"{seen}\n{seen.classes}"
