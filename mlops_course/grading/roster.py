@@ -39,7 +39,7 @@ class Table:
     lines: tuple      # the line of the file on which each row ends
     delimiter: str
 
-# %% ../../nbs/grading/12_roster.ipynb #a81d8410
+# %% ../../nbs/grading/12_roster.ipynb #48c79cdf
 def read_table(path) -> Table:
     "The CSV in `path` (UTF-8, with commas, semicolons or tabs). Raises `RosterError` naming the line, `FileNotFoundError` where there is none."
     text = _decoded(path)
@@ -48,6 +48,7 @@ def read_table(path) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try: cells = [(reader.line_num, row) for row in reader if any(c.strip() for c in row)]
     except csv.Error as e: raise RosterError(f"{path}, line {reader.line_num}: {e}") from None
+    if not cells: raise RosterError(f"{path} is empty; expected a line of headings and a line for each student")
     header = tuple(c.strip() for c in cells[0][1])
     for name, n in Counter(h for h in header if h).items():
         if n > 1: raise RosterError(f"{path}: there are {n} columns {name!r}; keep one")
