@@ -1745,6 +1745,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'mlops_course/grading/warm.py'),
                                            'mlops_course.grading.warm._keep_only': ( 'grading/warm.html#_keep_only',
                                                                                      'mlops_course/grading/warm.py'),
+                                           'mlops_course.grading.warm._lock_in': ( 'grading/warm.html#_lock_in',
+                                                                                   'mlops_course/grading/warm.py'),
                                            'mlops_course.grading.warm._look': ('grading/warm.html#_look', 'mlops_course/grading/warm.py'),
                                            'mlops_course.grading.warm._mime': ('grading/warm.html#_mime', 'mlops_course/grading/warm.py'),
                                            'mlops_course.grading.warm._no_input': ( 'grading/warm.html#_no_input',

@@ -188,7 +188,7 @@ def run(kernel, channel):
             kernel.end_cell()
             work = loop.create_task(kernel.serve())
 
-# %% ../../nbs/grading/16_warm.ipynb #2fa0c9f7
+# %% ../../nbs/grading/16_warm.ipynb #a1622a45
 def reseed():
     "numpy's global generator was seeded when it was imported; its copies would all draw the same numbers."
     if "numpy.random" in sys.modules: sys.modules["numpy.random"].seed()
@@ -196,7 +196,7 @@ def reseed():
 def _keep_only(channel):
     "Standard input and output to nowhere, all other files closed but the channel."
     nowhere = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2): os.dup2(nowhere, fd) if fd<2 else None
+    for fd in (0, 1, 2): os.dup2(nowhere, fd)
     kept = channel.fileno()
     os.closerange(3, kept)
     os.closerange(kept + 1, 65536)
@@ -214,23 +214,24 @@ def _student_environment():
     os.environ.update({"HOME": sandbox.WORK, "USER": "student", "TMPDIR": "/tmp", "IPYTHONDIR": sandbox.WORK + "/.ipython"})
     os.environ["PATH"] = os.path.dirname(sys.executable) + ":" + ENVIRONMENT["PATH"]
 
+def _lock_in(job, channel, uid):
+    os.setsid()
+    sandbox.own_namespaces()
+    _keep_only(channel)
+    _student_environment()
+    sandbox.private_files(job["limits"], uid, _prefixes())
+    os.chdir(sandbox.WORK)
+    _pass_out(channel, job.get("sockets", 0))
+    sandbox.lock(job["limits"], uid)
+
 def _become_student(kernel, job, channel, uid):
     "In the child: become a locked-in kernel. Never returns."
     try:
-        os.setsid()
-        sandbox.own_namespaces()
-        _keep_only(channel)
-        _student_environment()
-        sandbox.private_files(job["limits"], uid, _prefixes())
-        os.chdir(sandbox.WORK)
-        _pass_out(channel, job.get("sockets", 0))
-        sandbox.lock(job["limits"], uid)
-    except OSError as e:
-        channel.sendall(json.dumps({"refused": [e.errno, e.strerror]}).encode() + b"\n")
-        os._exit(1)
-    reseed()
-    run(kernel, channel)
-    os._exit(0)
+        try: _lock_in(job, channel, uid)
+        except OSError as e: return channel.sendall(json.dumps({"refused": [e.errno, e.strerror]}).encode() + b"\n")
+        reseed()
+        run(kernel, channel)
+    finally: os._exit(0)  # whatever happened: a copy never goes on as a server
 
 # %% ../../nbs/grading/16_warm.ipynb #9b51bec0
 def _read(path):
