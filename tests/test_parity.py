@@ -239,7 +239,7 @@ def result(text): return [["execute_result", {"text/plain": text}]]
 
 DIFFERENT = {
     "shell output": ("there is no terminal between, which would end lines with a carriage return", ["!echo out"], stream("out\n"), stream("out\r\n")),
-    "files of C": ("standard output and standard error of the process lead nowhere, so that nothing of the host is at their other end", ["import os\nos.write(1, b'x\\n')\nimport time; time.sleep(0.5)"], [], stream("x\n")),
+    "files of C": ("standard output and standard error of the process lead nowhere, so that nothing of the host is at their other end", ["import os\nos.write(1, b'x\\n')\nimport time; time.sleep(3)"], [], stream("x\n")),
     "output of subprocesses": ("as for files of C", ["import subprocess\nsubprocess.run(['echo', 'x']).returncode"], result("0"), stream("x\n") + result("0")),
     "updates": ("what has been shown stays as it was: a judge reads every output once", ["h = display('a', display_id='x')\nh.update('b')"], [["display_data", {"text/plain": "'a'"}]],
                 [["display_data", {"text/plain": "'a'"}], ["update_display_data", {"text/plain": "'b'"}]]),
