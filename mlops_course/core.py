@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 
 # %% ../nbs/00_core.ipynb #5a0e8d3f
-_EXTRA_OF = dict(tensorflow="tf", ai_edge_litert="tf", torch="torch", onnx="torch", onnxruntime="torch", fastapi="serve",
-                 uvicorn="serve", mlflow="track", streamlit="app", papermill="grade", nbval="grade", psutil="grade",
-                 jinja2="grade", ipywidgets="lab", jupyterlab="lab")
+_EXTRA_OF = dict(tensorflow="tf", tf2onnx="tf", ai_edge_litert="edge", torch="torch", onnxscript="torch", onnx="onnx", onnxruntime="onnx", skl2onnx="onnx",
+                 safetensors="onnx", picklescan="onnx", fastapi="serve", uvicorn="serve", mlflow="track", streamlit="app", papermill="grade", nbval="grade",
+                 psutil="grade", jinja2="grade", ipywidgets="lab", jupyterlab="lab")
+_PACKAGE_OF = dict(PIL="pillow", sklearn="scikit-learn")  # where a package is not called what is imported
 
 class MissingPackage(ImportError):
     "A package that an optional part of the course needs is not installed."
@@ -27,7 +28,7 @@ def need(name:str, # a module, such as `torch` or `onnxruntime.quantization`
         top = name.split(".")[0]
         if e.name not in (name, top): raise  # `name` is there, but something that it imports is not
         extra = _EXTRA_OF.get(top)
-        what = f"mlops_course[{extra}]" if extra else top
+        what = f"mlops_course[{extra}]" if extra else _PACKAGE_OF.get(top, top)
         raise MissingPackage(f"This needs the package {top!r}, which is not installed. Install it with:  pip install '{what}'",
                              name=top) from None
 
