@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCKS', 'EPSILON', 'MOMENTUM', 'LOAN_COLUMNS', 'split', 'loan_book', 'Preprocess', 'framework_of', 'get_weights',
-           'set_weights', 'small_cnn', 'parameters', 'logits', 'predict', 'augment', 'one_cycle', 'fit',
+           'set_weights', 'small_cnn', 'parameters', 'logits', 'predict', 'resnet50', 'augment', 'one_cycle', 'fit',
            'training_figure', 'wilson', 'confusion', 'per_class', 'reliability', 'ece', 'temperature', 'calibrate',
            'reliability_figure', 'Evaluation', 'evaluate', 'confusion_figure', 'error_gallery', 'occlusion',
            'loan_model', 'time_split', 'decision_costs', 'by_group', 'gap', 'groups_figure', 'shapley_exact',
@@ -79,26 +79,27 @@ def _square(image, size, resample):
     if image.size != (size, size): image = image.resize((size, size), getattr(Image.Resampling, resample.upper()))
     return np.asarray(image)
 
-# %% ../nbs/02_train.ipynb #fa9b3b58
+# %% ../nbs/02_train.ipynb #24c3eb17
 BLOCKS = 4
 EPSILON, MOMENTUM = 1e-3, 0.9  # of batch normalisation; in torch's convention the momentum is 1 - 0.9
+
+def _conv_shapes(name, side, a, b): return {f"{name}.kernel": (side, side, a, b), **{f"{name}.{n}": (b,) for n in ("gamma", "beta", "mean", "var")}}
 
 def _shapes(classes, width):
     "Name → shape of each array of the network, in the layout of Keras: convolutions are (height, width, in, out)."
     channels, shapes = [3, *(width * 2**i for i in range(BLOCKS))], {}
-    for i, (a, b) in enumerate(zip(channels, channels[1:])):
-        shapes |= {f"block{i}.kernel": (3, 3, a, b), **{f"block{i}.{name}": (b,) for name in ("gamma", "beta", "mean", "var")}}
+    for i, (a, b) in enumerate(zip(channels, channels[1:])): shapes |= _conv_shapes(f"block{i}", 3, a, b)
     return shapes | {"head.kernel": (channels[-1], classes), "head.bias": (classes,)}
 
-# %% ../nbs/02_train.ipynb #761e6f0b
-def _first_weights(classes, width, seed):
+# %% ../nbs/02_train.ipynb #fac77495
+def _first_weights(shapes, seed):
     "He initialisation (He et al. 2015), float32: the same arrays for every framework."
     rng = np.random.default_rng(seed)
     start = dict(gamma=np.ones, var=np.ones, beta=np.zeros, mean=np.zeros, bias=np.zeros)
     draw = lambda shape: rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
-    return {name: start.get(name.split(".")[1], draw)(shape).astype(np.float32) for name, shape in _shapes(classes, width).items()}
+    return {name: start.get(name.split(".")[1], draw)(shape).astype(np.float32) for name, shape in shapes.items()}
 
-# %% ../nbs/02_train.ipynb #be56617a
+# %% ../nbs/02_train.ipynb #f635f367
 _made = {}
 def _torch_class():
     if "SmallCNN" in _made: return _made["SmallCNN"]
@@ -120,6 +121,7 @@ def _torch_class():
 
 def __getattr__(name): # PEP 562: pickle finds the class here
     if name == "SmallCNN": return _torch_class()
+    if name == "ResNet50": return _torch_resnet()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 # %% ../nbs/02_train.ipynb #75d9f580
@@ -134,7 +136,7 @@ def _keras_cnn(classes, size, width, mean, scale, dropout):
     x = layers.Dropout(dropout)(layers.GlobalAveragePooling2D()(x))
     return keras.Model(inputs, layers.Dense(classes, name="head")(x), name="small_cnn")
 
-# %% ../nbs/02_train.ipynb #16940aaf
+# %% ../nbs/02_train.ipynb #4e5932a4
 def framework_of(model) -> str: # "torch" or "keras"
     "Which framework `model` is of, found without importing either."
     origins = {c.__module__.split(".")[0] for c in type(model).__mro__}
@@ -146,22 +148,27 @@ _BATCH_NORM = dict(gamma="weight", beta="bias", mean="running_mean", var="runnin
 def _torch_name(name):
     where, what = name.split(".")
     if where == "head": return f"head.{dict(kernel='weight').get(what, what)}"
-    return f"blocks.{where[5:]}.0.weight" if what == "kernel" else f"blocks.{where[5:]}.1.{_BATCH_NORM[what]}"
+    where = "blocks." + where.removeprefix("block")
+    return f"{where}.0.weight" if what == "kernel" else f"{where}.1.{_BATCH_NORM[what]}"
+
+def _common_name(key): # the way back: blocks.3.1.running_mean -> block3.mean
+    *where, what = key.split(".")
+    if where == ["head"]: return f"head.{dict(weight='kernel').get(what, what)}"
+    block, what = ("block" if where[1].isdigit() else "") + where[1], "kernel" if where[2] == "0" else {v: k for k, v in _BATCH_NORM.items()}.get(what)
+    return what and f"{block}.{what}"  # None for the counter of batches
 
 _TO_TORCH, _TO_KERAS = {4: (3, 2, 0, 1), 2: (1, 0)}, {4: (2, 3, 1, 0), 2: (1, 0)}  # how to turn the axes, by their number
 def _turn(array, axes): return np.ascontiguousarray(array.transpose(axes.get(array.ndim, range(array.ndim))))
 
-# %% ../nbs/02_train.ipynb #69fd0f5a
+# %% ../nbs/02_train.ipynb #d5dc4276
 def _keras_names(model): # Keras lists a layer's weights as gamma, beta, mean, variance; kernel, bias
     short = dict(moving_mean="mean", moving_variance="var")
     return [f"{layer.name.split('_')[0]}.{short.get(v.name, v.name)}" for layer in model.layers for v in layer.weights]
 
 def get_weights(model) -> dict: # name → float32 array in the layout of Keras; always copies
-    "The weights of a `small_cnn`, the same names and shapes for both frameworks."
+    "The weights of a `small_cnn` or a `resnet50`, the same names and shapes for both frameworks."
     if framework_of(model) == "keras": return {name: np.array(v) for name, v in zip(_keras_names(model), model.get_weights())}
-    state = model.state_dict()
-    named = {_torch_name(name): name for name in _shapes(2, 1)}
-    return {named[k]: _turn(v.detach().numpy().copy(), _TO_KERAS) for k, v in state.items() if k in named}
+    return {name: _turn(v.detach().numpy().copy(), _TO_KERAS) for k, v in model.state_dict().items() if (name := _common_name(k))}
 
 # %% ../nbs/02_train.ipynb #49b4c588
 def set_weights(model, weights:dict):
@@ -176,7 +183,7 @@ def set_weights(model, weights:dict):
         model.load_state_dict({_torch_name(k): torch.from_numpy(_turn(v, _TO_TORCH)) for k, v in weights.items()}, strict=False)  # not there: counters of batches
     return model
 
-# %% ../nbs/02_train.ipynb #9da8e80b
+# %% ../nbs/02_train.ipynb #1aee751a
 def small_cnn(framework:str, # "torch" or "keras"
               classes, # names of the classes, or how many
               size:int=64, # side of the pictures in pixels, at least 16
@@ -193,7 +200,7 @@ def small_cnn(framework:str, # "torch" or "keras"
     elif framework == "keras": model = _keras_cnn(len(names), size, width, prep.mean, prep.scale, dropout)
     else: raise ValueError(f"framework must be 'torch' or 'keras'; got {framework!r}")
     model.preprocess = prep
-    return set_weights(model, _first_weights(len(names), width, seed))
+    return set_weights(model, _first_weights(_shapes(len(names), width), seed))
 
 # %% ../nbs/02_train.ipynb #1e3ce99e
 def parameters(model) -> int: return sum(v.size for v in get_weights(model).values())
@@ -211,6 +218,76 @@ def logits(model, images, batch:int=256) -> np.ndarray: # float32, shape (n, cla
 def predict(model, images, batch:int=256) -> np.ndarray: # rows add up to 1
     "Probability of each class for each picture."
     return softmax(logits(model, images, batch), axis=1)
+
+# %% ../nbs/02_train.ipynb #7f8fce99
+def _resnet50(x, conv, relu, pool, add): # conv(name, x, channels, side of the kernel, stride): a convolution and its batch normalisation
+    x = pool(relu(conv("stem", x, 64, 7, 2)))
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        for i in range(blocks):
+            name, width, stride = f"stage{stage}x{i}", 64 * 2**stage, 2 if stage and not i else 1
+            y = relu(conv(name + "a", x, width, 1, 1))
+            y = relu(conv(name + "b", y, width, 3, stride))
+            y = conv(name + "c", y, 4*width, 1, 1)
+            x = relu(add(y, x if i else conv(name + "skip", x, 4*width, 1, stride)))
+    return x
+
+def _resnet50_shapes(classes):
+    "As `_shapes`. What flows through the layout here is the number of channels."
+    shapes, same = {}, lambda x: x
+    def conv(name, a, b, side, stride):
+        shapes.update(_conv_shapes(name, side, a, b))
+        return b
+    last = _resnet50(3, conv, same, same, lambda y, x: y)
+    return shapes | {"head.kernel": (last, classes), "head.bias": (classes,)}
+
+# %% ../nbs/02_train.ipynb #5f5818b5
+def _keras_resnet(classes, size, mean, scale):
+    layers, keras = need("tensorflow").keras.layers, need("tensorflow").keras
+    pad = lambda x, side: layers.ZeroPadding2D(side // 2)(x) if side > 1 else x
+    def conv(name, x, channels, side, stride):
+        same = stride == 1
+        x = layers.Conv2D(channels, side, stride, "same" if same else "valid", use_bias=False, name=f"{name}_conv")(x if same else pad(x, side))
+        return layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, name=f"{name}_norm")(x)
+    inputs = keras.Input((size, size, 3), name="pixels")
+    x = _resnet50(layers.Rescaling(scale, -mean * scale)(inputs), conv, lambda x: layers.ReLU()(x), lambda x: layers.MaxPooling2D(3, 2)(pad(x, 3)), lambda y, x: layers.add([y, x]))
+    return keras.Model(inputs, layers.Dense(classes, name="head")(layers.GlobalAveragePooling2D()(x)), name="resnet50")
+
+# %% ../nbs/02_train.ipynb #107a389e
+def _torch_resnet():
+    if "ResNet50" in _made: return _made["ResNet50"]
+    nn = need("torch").nn
+    class ResNet50(nn.Module):
+        "Pixels 0 to 255, shape (n, size, size, 3), any dtype → logits (n, classes)."
+        def __init__(self, classes:int, mean:float, scale:float):
+            super().__init__()
+            self.mean, self.scale, self.blocks = mean, scale, nn.ModuleDict()
+            self.relu, self.pool, self.mean_of_all = nn.ReLU(), nn.MaxPool2d(3, 2, padding=1), nn.AdaptiveAvgPool2d(1)
+            self.head = nn.Linear(_resnet50(3, self._make, int, int, lambda y, x: y), classes)
+        def _make(self, name, a, b, side, stride):
+            self.blocks[name] = nn.Sequential(nn.Conv2d(a, b, side, stride, padding=side // 2, bias=False), nn.BatchNorm2d(b, eps=EPSILON, momentum=1 - MOMENTUM))
+            return b
+        def forward(self, pixels):
+            x = (pixels.permute(0, 3, 1, 2).float() - self.mean) * self.scale
+            x = _resnet50(x, lambda name, x, *_: self.blocks[name](x), self.relu, self.pool, lambda y, x: y + x)
+            return self.head(self.mean_of_all(x).flatten(1))
+    ResNet50.__module__, ResNet50.__qualname__ = __name__, "ResNet50"
+    return _made.setdefault("ResNet50", ResNet50)
+
+# %% ../nbs/02_train.ipynb #1411caea
+def resnet50(framework:str, # "torch" or "keras"
+             classes=1000, # names of the classes, or how many
+             size:int=224, # side of the pictures in pixels, at least 32
+             seed:int=0, # of the weights, which are the same in both frameworks
+            ): # a torch module or a Keras model with the attribute `preprocess`
+    "ResNet-50 (He et al. 2016; stride in the 3×3 convolutions) with random weights: pixels 0 to 255, shape (n, size, size, 3), to logits (n, classes)."
+    names = [f"class {i}" for i in range(classes)] if isinstance(classes, int) else list(classes)
+    if size < 32: raise ValueError(f"size must be at least 32 pixels, since five steps halve it each; got {size}")
+    prep, shapes = Preprocess(names, size), _resnet50_shapes(len(names))
+    if framework == "torch": model = _torch_resnet()(len(names), prep.mean, prep.scale).eval()
+    elif framework == "keras": model = _keras_resnet(len(names), size, prep.mean, prep.scale)
+    else: raise ValueError(f"framework must be 'torch' or 'keras'; got {framework!r}")
+    model.preprocess = prep
+    return set_weights(model, {k: v / 4 if k.endswith("c.gamma") else v for k, v in _first_weights(shapes, seed).items()})
 
 # %% ../nbs/02_train.ipynb #97d32480
 def augment(images, # uint8 or float, shape (n, size, size, 3)

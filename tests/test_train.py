@@ -14,7 +14,7 @@ from sklearn import metrics
 from mlops_course.core import Stopwatch
 from mlops_course.data import TARGET, leaves
 from mlops_course.train import (LOAN_COLUMNS, augment, calibrate, ece, error_gallery, evaluate, fit, gap, get_weights, by_group, loan_book, loan_model, logits,
-                                model_card, occlusion, parameters, per_class, predict, set_weights, shapley_exact, shapley_sample, small_cnn, split, temperature,
+                                model_card, occlusion, parameters, per_class, predict, resnet50, set_weights, shapley_exact, shapley_sample, small_cnn, split, temperature,
                                 time_split, weights_digest, wilson)
 
 torch = pytest.importorskip("torch")
@@ -63,6 +63,20 @@ def test_every_array_matters_in_both_frameworks():
 
 def test_a_variant_is_large():
     assert parameters(small_cnn("torch", 4, 32, 48)) > 800_000 and parameters(small_cnn("torch", 4)) < 100_000
+
+
+def test_resnet_50_is_the_one_that_papers_mean():
+    one, two = resnet50("torch", size=64, seed=3), resnet50("keras", size=64, seed=3)
+    assert sum(p.numel() for p in one.parameters()) == 25_557_032 and parameters(one) == parameters(two) == 25_557_032 + 53_120
+    pixels = leaves(3, CLASSES, size=64, seed=1)[0]
+    assert np.abs(logits(one, pixels) - logits(two, pixels)).max() < 1e-3
+    assert 0.3 < logits(one, pixels).std() < 30 and np.ptp(logits(one, pixels), axis=0).max() > 0.1, "neither dead nor exploding, and not blind"
+    set_weights(one, uneven(two))
+    set_weights(two, get_weights(one))
+    assert np.abs(predict(one, pixels) - predict(two, pixels)).max() < 1e-3
+    assert np.array_equal(logits(pickle.loads(pickle.dumps(one)), pixels), logits(one, pixels))
+    with pytest.raises(ValueError, match="at least 32"):
+        resnet50("torch", size=31)
 
 
 def test_order_of_the_axes_and_dtype_do_not_slip():
