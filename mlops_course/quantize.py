@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'CALIBRATIONS', 'scale_zero', 'quantize', 'dequantize', 'fold_norm', 'quantize_weights', 'integer_matmul',
-           'requantize', 'patches', 'quantized_conv', 'minmax', 'percentile', 'entropy']
+           'requantize', 'patches', 'quantized_conv', 'minmax', 'percentile', 'entropy', 'quantize_onnx', 'agreement',
+           'quantize_onnx_dynamic', 'quantize_torch', 'sensitivity', 'int8_instructions', 'race', 'probe',
+           'quantization_picture', 'quantization_explorer']
 
-# %% ../nbs/11_quantize.ipynb #4689ee22
+# %% ../nbs/11_quantize.ipynb #42758aeb
 import os, secrets, tempfile, time, warnings
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from copy import deepcopy
-from io import StringIO
 from math import prod
 from pathlib import Path
 import numpy as np, pandas as pd
 from .core import need
-from .serialize import BadModel, load, read_signature, seal
-from .train import EPSILON, get_weights, logits
+from .serialize import BadModel, _quiet, load, seal
+from .train import EPSILON, logits
 
 # %% ../nbs/11_quantize.ipynb #ff53e5ec
 LIMITS = dict(uint8=(0, 255), int8=(-128, 127))
@@ -158,18 +158,228 @@ def _merged(counts, there, groups): # counts in groups of equal width, spread ag
     out[:width * groups] = np.where(used > 0, whole / np.maximum(used, 1), 0).astype(np.int64).repeat(width)
     return out
 
-# %% ../nbs/11_quantize.ipynb #924c9dd5
-def entropy(x, bins:int=2048, groups:int=128): # -> low, high
-    "The range whose quantization changes the distribution of the values least (Kullback-Leibler; Migacz 2017); the rule of ONNX Runtime."
-    x = _finite(x)
-    counts, edges = _histogram(x, bins)
-    half, found = bins // 2, []
+# %% ../nbs/11_quantize.ipynb #7a82c5f4
+def _least_lost(counts, edges, least, most, groups=128): # a histogram around 0, and the smallest and largest value -> low, high
+    bins, half, found = len(counts), len(counts) // 2, []
     for i in range(groups // 2, half + 1):
         a, b = half - i, min(half + i + 1, bins)
         inside, kept = counts[a:b], counts[a:b].copy()
         kept[0] += counts[:a].sum(); kept[-1] += counts[b:].sum()
         found.append((_divergence(kept, _merged(inside, kept != 0, groups)), a, b))
     _, a, b = min(found, key=lambda f: f[0])
-    return max(edges[a], x.min()), min(edges[b], x.max())
+    return max(edges[a], least), min(edges[b], most)
+
+def entropy(x, bins:int=2048): # -> low, high
+    "The range whose quantization changes the distribution of the values least (Kullback-Leibler; Migacz 2017); the rule of ONNX Runtime."
+    x = _finite(x)
+    return _least_lost(*_histogram(x, bins), x.min(), x.max())
 
 CALIBRATIONS = dict(minmax=minmax, percentile=percentile, entropy=entropy)
+
+# %% ../nbs/11_quantize.ipynb #0b94d220
+_LAYERS = ("Conv", "Gemm", "MatMul")
+_BYTES = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+
+def _float_model(source): # checked as `load` checks -> Loaded, its graph
+    source = Path(source)
+    if source.suffix.lower() != ".onnx": raise BadModel(source, "is no ONNX file by its name", "write the model as ONNX first:  save(model, 'model.onnx')")
+    loaded, proto = load(source), need("onnx").load(source)
+    used = sorted({n.op_type for n in proto.graph.node} & _BYTES)
+    if used: raise BadModel(source, f"is quantized already: it holds {', '.join(used)}", "quantize the float model that it was made from")
+    return loaded, proto
+
+def _pictures(loaded, images): # what calibration may look at, as the graph wants it
+    if len(loaded.signature.inputs) != 1: raise BadModel(loaded.path, f"has {len(loaded.signature.inputs)} inputs, and calibration here feeds one", "use onnxruntime.quantization directly")
+    (shape, dtype), x = next(iter(loaded.signature.inputs.values())), np.asarray(images)
+    if x.shape[1:] != shape[1:] or not len(x): raise ValueError(f"calibration must be at least one input of shape {('n', *shape[1:])}; got shape {x.shape}. Pictures of another size: model.preprocess(images)")
+    x = x.astype(dtype)
+    if not np.isfinite(x).all(): raise ValueError(f"calibration holds {(~np.isfinite(x)).sum()} NaN or infinite values; drop those pictures")
+    if not np.isfinite(loaded(x[:32])).all(): raise BadModel(loaded.path, "answers NaN or infinite values to the calibration pictures", "look at its weights; a model that cannot answer cannot be quantized")
+    return x
+
+# %% ../nbs/11_quantize.ipynb #148409cd
+def _ranges(ready, x, method, percent, folder): # how far each activation goes, by ONNX Runtime's own calibrators -> TensorsData
+    calibrate = need("onnxruntime.quantization.calibrate")
+    kind = dict(minmax="MinMax", percentile="Percentile", entropy="Entropy")[method]
+    options = dict(symmetric=False) | (dict(num_bins=2048) if method != "minmax" else {}) | (dict(percentile=percent) if method == "percentile" else {})
+    made = calibrate.create_calibrator(ready, augmented_model_path=str(folder/"watched.onnx"), calibrate_method=calibrate.CalibrationMethod[kind], extra_options=options)
+    name = made.infer_session.get_inputs()[0].name
+    for part in np.array_split(x, -(-len(x) // 16)):  # a few at a time: histograms need the activations themselves
+        feed = iter([{name: part}])
+        made.collect_data(type("Reader", (), dict(get_next=lambda self: next(feed, None)))())
+    if method != "entropy": return made.compute_data()
+    return calibrate.TensorsData(calibrate.CalibrationMethod.Entropy, {name: (*_least_lost(*h[:4]), *h[:2]) for name, h in made.collector.histogram_dict.items()})  # theirs, in a fraction of the time
+
+def _untied(ranges, ready): # what enters the first layer gets a range wider by one step
+    graph, calibrate = need("onnx").load(ready).graph, need("onnxruntime.quantization.calibrate")
+    first = next((n.input[0] for n in graph.node if n.op_type in _LAYERS), None)
+    if first in ranges.data:
+        low, high = (np.float32(v) * np.float32(256/255) for v in ranges[first].range_value)
+        ranges.data[first] = calibrate.TensorData(lowest=low, highest=high)
+    return ranges
+
+def _with_bytes(ready, ranges, only=(), exclude=()): # the graph with QuantizeLinear and DequantizeLinear around each operator; empty `only`: all
+    q = need("onnxruntime.quantization"); utils, registry = need("onnxruntime.quantization.quant_utils"), need("onnxruntime.quantization.registry")
+    kinds, nodes = sorted({*registry.QLinearOpsRegistry, *registry.QDQRegistry}), need("onnx").load(ready).graph.node
+    first = next((i for i, n in enumerate(nodes) if n.op_type in _LAYERS), 0)  # what comes before, such as the scaling of pixels, stays float
+    exclude = [*exclude, *(n.name for n in nodes[:first])]
+    made = need("onnxruntime.quantization.qdq_quantizer").QDQQuantizer(utils.load_model_with_shape_infer(Path(ready)), True, False, q.QuantType.QInt8, q.QuantType.QUInt8, ranges, list(only), exclude, kinds, {})
+    made.quantize_model()
+    return made.model.model
+
+# %% ../nbs/11_quantize.ipynb #388332fa
+def _prepare(proto, folder): # shapes inferred, constants folded, norms fused -> path
+    pre = need("onnxruntime.quantization.shape_inference").quant_pre_process
+    need("onnx").save(proto, folder/"source.onnx")
+    pre(str(folder/"source.onnx"), str(folder/"ready.onnx"), skip_symbolic_shape=True)
+    return str(folder/"ready.onnx")
+
+def _publish(proto, path, signature): # sealed, tried, and then under its name in one step
+    path = Path(path)
+    if path.suffix.lower() != ".onnx": raise BadModel(path, "is no name for an ONNX file", "let it end in .onnx")
+    temp = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.onnx")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        need("onnx").save(proto, temp)
+        load(seal(temp, signature))
+        os.replace(temp, path)
+    finally: temp.unlink(missing_ok=True)
+    return path
+
+# %% ../nbs/11_quantize.ipynb #0a6154f2
+def quantize_onnx(source, # a float .onnx file, as from `serialize.save`
+                  path, # of the .onnx file to write
+                  images, # calibration: some 100 typical inputs; `representative` chooses them
+                  method:str="minmax", # or "percentile", "entropy"
+                  percent:float=99.99, # of the values that "percentile" keeps
+                  exclude=(), # names of nodes that shall stay float
+                 ) -> Path:
+    "Static quantization by ONNX Runtime: uint8 activations, int8 weights with a scale a channel. The file carries the signature of `source`."
+    if method not in CALIBRATIONS: raise ValueError(f"method must be one of {', '.join(map(repr, CALIBRATIONS))}; got {method!r}")
+    loaded, proto = _float_model(source)
+    x, unknown = _pictures(loaded, images), sorted({*exclude} - {n.name for n in proto.graph.node})
+    if unknown: raise ValueError(f"exclude: {source} has no node {unknown[0]!r}; sensitivity(source, images) lists those with weights")
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        ready = _prepare(proto, Path(folder))
+        made = _with_bytes(ready, _untied(_ranges(ready, x, method, percent, Path(folder)), ready), exclude=exclude)
+    return _publish(made, path, loaded.signature)
+
+# %% ../nbs/11_quantize.ipynb #7fee6ec3
+def agreement(a, b) -> float: # logits or probabilities, shape (n, classes)
+    "Share of rows that get the same answer."
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape or a.ndim != 2 or not len(a): raise ValueError(f"two arrays of one shape (n, classes) are needed; got {a.shape} and {b.shape}")
+    return float((a.argmax(1) == b.argmax(1)).mean())
+
+# %% ../nbs/11_quantize.ipynb #4fc8895e
+def quantize_onnx_dynamic(source, path) -> Path: # .onnx files
+    "Dynamic quantization by ONNX Runtime: int8 weights, activations quantized at each call. Needs no pictures, and is slow for convolutions."
+    loaded, proto = _float_model(source)
+    q = need("onnxruntime.quantization")
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        ready = need("onnx").load(_prepare(proto, Path(folder)))
+        del ready.graph.value_info[:]
+        q.quantize_dynamic(ready, str(Path(folder)/"made.onnx"), weight_type=q.QuantType.QInt8, per_channel=True)
+        made = need("onnx").load(str(Path(folder)/"made.onnx"))
+    return _publish(made, path, loaded.signature)
+
+# %% ../nbs/11_quantize.ipynb #d74e0242
+def quantize_torch(model, # a `small_cnn` in torch
+                   images, # calibration: some 100 typical pictures
+                  ): # a torch module with `preprocess`, which `train.logits` and `predict` take
+    "Static quantization by torch (eager mode, engine x86): fused layers, a scale for each channel of the weights."
+    torch = need("torch"); nn, ao = torch.nn, need("torch.ao.quantization")
+    if type(model).__name__ != "SmallCNN": raise TypeError(f"quantize_torch takes a small_cnn in torch; got {type(model).__name__}. Quantize others as ONNX, with quantize_onnx")
+    x = np.asarray(images)
+    if x.shape[1:] != (model.preprocess.size,)*2 + (3,) or not len(x): raise ValueError(f"calibration must be at least one picture of shape ('n', {model.preprocess.size}, {model.preprocess.size}, 3); got shape {x.shape}")
+    if not np.isfinite(logits(model, x)).all(): raise ValueError("the model answers NaN or infinite values to the calibration pictures; look at both")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", (DeprecationWarning, FutureWarning)); warnings.simplefilter("ignore", UserWarning)  # all of them say: torchao comes
+        torch.backends.quantized.engine = "x86"
+        made = _int8_cnn(deepcopy(model).eval()).eval()
+        made.qconfig = ao.get_default_qconfig("x86")
+        ao.prepare(made, inplace=True)
+        logits(made, x)
+        ao.convert(made, inplace=True)
+    made.preprocess = model.preprocess
+    return made
+
+def _int8_cnn(model): # the scaling of pixels stays float; from `quant` to `dequant` all is bytes
+    torch = need("torch"); ao = need("torch.ao.quantization")
+    class Int8CNN(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mean, self.scale, self.quant, self.dequant = model.mean, model.scale, ao.QuantStub(), ao.DeQuantStub()
+            self.blocks, self.pool, self.head = ao.fuse_modules(model.blocks, [[f"{i}.{j}" for j in range(3)] for i in range(len(model.blocks))]), model.pool, model.head
+        def forward(self, pixels):
+            x = self.quant((pixels.permute(0, 3, 1, 2).float() - self.mean) * self.scale)
+            return self.dequant(self.head(self.pool(self.blocks(x)).flatten(1)))
+    return Int8CNN()
+
+# %% ../nbs/11_quantize.ipynb #577b6dfa
+def sensitivity(source, images, method:str="minmax") -> pd.DataFrame: # one row a layer with weights: node, operator, weights, error, agreement
+    "What quantizing one layer alone does to the logits: their root mean square change, as a share of their spread, and the agreement."
+    if method not in CALIBRATIONS: raise ValueError(f"method must be one of {', '.join(map(repr, CALIBRATIONS))}; got {method!r}")
+    loaded, proto = _float_model(source)
+    x, rows = _pictures(loaded, images), []
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        ready = _prepare(proto, Path(folder))
+        ranges, graph = _untied(_ranges(ready, x, method, 99.99, Path(folder)), ready), need("onnx").load(ready).graph
+        run = lambda made: need("onnxruntime").InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {graph.input[0].name: x})[0]
+        want, sizes = run(need("onnx").load(ready)), {t.name: prod(t.dims) for t in graph.initializer}
+        for node in graph.node:
+            if node.op_type not in _LAYERS: continue
+            got = run(_with_bytes(ready, ranges, only=[node.name]))
+            rows.append(dict(node=node.name, operator=node.op_type, weights=sum(sizes.get(i, 0) for i in node.input), error=float(np.sqrt(((got - want)**2).mean()) / want.std()), agreement=agreement(got, want)))
+    return pd.DataFrame(rows)
+
+# %% ../nbs/11_quantize.ipynb #d6944265
+def int8_instructions() -> list: # such as ["avx512_vnni"]; empty where there are none, or where it cannot be told
+    "The instructions of this processor that multiply bytes and add up in 32 bits, as Linux names them."
+    try: words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError: return []
+    return sorted(words & {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
+
+def race(calls:dict, # name -> function without arguments, each on one thread, the caller's
+         rounds:int=20) -> pd.DataFrame: # index: names; seconds of CPU time: min, median
+    "Time several functions in turns, so that whatever disturbs disturbs all."
+    if rounds < 1 or not calls: raise ValueError(f"at least one function and one round are needed; got {len(calls)} and {rounds}")
+    for f in calls.values(): f()  # the first call prepares
+    times = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, f in calls.items():
+            start = time.thread_time(); f(); times[name].append(time.thread_time() - start)
+    return pd.DataFrame({name: dict(min=np.min(t), median=np.median(t)) for name, t in times.items()}).T
+
+# %% ../nbs/11_quantize.ipynb #c6c11f03
+def probe(model, images, block:int=1): # a `small_cnn` in torch -> values before the ReLU of that block; function: such values -> logits
+    "Cut a network in two at the output of a convolution."
+    torch = need("torch")
+    if type(model).__name__ != "SmallCNN" or not 0 <= block < len(model.blocks): raise ValueError(f"probe takes a small_cnn in torch and one of its blocks, 0 to 3; got {type(model).__name__} and {block}")
+    def rest(values):
+        with torch.inference_mode():
+            x = model.blocks[block][2:](torch.from_numpy(np.asarray(values, np.float32)))
+            return model.head(model.pool(model.blocks[block+1:](x)).flatten(1)).numpy()
+    with torch.inference_mode():
+        x = (torch.from_numpy(np.asarray(images)).permute(0, 3, 1, 2).float() - model.mean) * model.scale
+        return model.blocks[block][:2](model.blocks[:block](x)).numpy(), rest
+
+def quantization_picture(values, rest:Callable, truth, scale:float, zero:int, axes=None): # values, rest: from `probe`
+    "Histogram with the range that bytes can say, histogram of the error, and the accuracy that is left."
+    back = dequantize(quantize(values, scale, zero), scale, zero)
+    kept, before = (float((rest(v).argmax(1) == truth).mean()) for v in (back, values))
+    if axes is None: _, axes = need("matplotlib.pyplot").subplots(1, 2, figsize=(8.5, 2.6), layout="constrained")
+    left, right = axes
+    left.hist(values.ravel(), 120, color="#c8c8c8", log=True); left.axvspan(-zero*scale, (255 - zero)*scale, color="#1c568f", alpha=0.15)
+    left.set(title=f"S = {scale:.3g}, Z = {zero}", xlabel="value; blue: what bytes can say", xlim=(1.1*values.min(), 1.1*values.max()))
+    right.hist((back - values).ravel(), 120, color="#c4511f"); right.set_yticks([])
+    right.set(title=f"accuracy {kept:.0%}, of {before:.0%}", xlabel=f"error; {np.mean(np.abs(back - values) > scale * 0.501):.1%} cut off")
+    return kept
+
+def quantization_explorer(model, images, truth, block:int=1):
+    "Sliders for scale and zero point of one layer, and what they do. Needs ipywidgets (the extra `lab`)."
+    w, plt = need("ipywidgets"), need("matplotlib.pyplot")
+    values, rest = probe(model, images, block)
+    scale, zero = scale_zero(values.min(), values.max())
+    def draw(scale, zero): quantization_picture(values, rest, truth, scale, zero); plt.show()
+    return w.interactive(draw, scale=w.FloatLogSlider(float(scale), min=-4, max=1, step=0.05, description="scale"), zero=w.IntSlider(int(zero), 0, 255, description="zero point"))
