@@ -241,6 +241,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mlops_course.edge._serve_log': ('edge.html#_serve_log', 'mlops_course/edge.py'),
                                    'mlops_course.edge._serve_predict': ('edge.html#_serve_predict', 'mlops_course/edge.py'),
                                    'mlops_course.edge._upload_now_and_then': ('edge.html#_upload_now_and_then', 'mlops_course/edge.py'),
+                                   'mlops_course.edge._which': ('edge.html#_which', 'mlops_course/edge.py'),
                                    'mlops_course.edge.cold_start': ('edge.html#cold_start', 'mlops_course/edge.py'),
                                    'mlops_course.edge.compare': ('edge.html#compare', 'mlops_course/edge.py'),
                                    'mlops_course.edge.convert_all': ('edge.html#convert_all', 'mlops_course/edge.py'),

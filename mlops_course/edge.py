@@ -273,9 +273,9 @@ class Outbox(Store):
             except sqlite3.OperationalError: mine = False
             yield mine
 
-# %% ../nbs/12_edge.ipynb #e1de6b1b
+# %% ../nbs/12_edge.ipynb #0743d1a6
 _LOG = """
-create table if not exists log(id text primary key, source text not null, label text not null, probabilities text not null, sha256 text, image text, made real not null, at real not null,
+create table if not exists log(id text primary key, source text not null, label text not null, probabilities text not null, model text, sha256 text, image text, made real not null, at real not null,
                                device text, times integer not null default 1);
 create table if not exists devices(device text primary key, dropped integer not null, last_seen real not null);
 """
@@ -294,12 +294,12 @@ class Log(Store):
             for r in rows: self._one(db, r, source, time.time() - (clock - r["made"]), device)
             if device: db.execute("insert into devices values(?, ?, ?) on conflict do update set dropped = max(dropped, excluded.dropped), last_seen = excluded.last_seen", [device, dropped, time.time()])
     def _one(self, db, r, source, at, device):
-        values = [source, r["label"], json.dumps(r.get("probabilities")), r.get("sha256"), r.get("image"), r["made"], at, device]
-        if db.execute("insert or ignore into log(source, label, probabilities, sha256, image, made, at, device, id) values(?, ?, ?, ?, ?, ?, ?, ?, ?)", [*values, r["id"]]).rowcount: return
+        values = [source, r["label"], json.dumps(r.get("probabilities")), r.get("model"), r.get("sha256"), r.get("image"), r["made"], at, device]
+        if db.execute("insert or ignore into log(source, label, probabilities, model, sha256, image, made, at, device, id) values(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [*values, r["id"]]).rowcount: return
         db.execute("update log set times = times + 1 where id = ?", [r["id"]])
-        if source == "edge": db.execute("update log set source=?, label=?, probabilities=?, sha256=?, image=?, made=?, at=?, device=? where id = ? and source = 'cloud'", [*values, r["id"]])
+        if source == "edge": db.execute("update log set source=?, label=?, probabilities=?, model=?, sha256=?, image=?, made=?, at=?, device=? where id = ? and source = 'cloud'", [*values, r["id"]])
 
-# %% ../nbs/12_edge.ipynb #b62241e1
+# %% ../nbs/12_edge.ipynb #8016ae6b
 @dataclass(frozen=True)
 class Answer:
     "What the user sees. `why` says why it came from the edge."
@@ -323,7 +323,11 @@ def _decide(model, image, labels): # one picture -> label, probabilities
     probabilities = np.asarray(model.predict(image[None]))[0]
     return labels[int(probabilities.argmax())], tuple(round(float(s), 6) for s in probabilities)
 
-# %% ../nbs/12_edge.ipynb #0390dbd1
+def _which(model): # the first 16 digits of its file's SHA-256; devices in the field run old files
+    path = getattr(model, "path", None)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path and Path(path).is_file() else ""
+
+# %% ../nbs/12_edge.ipynb #7303e1f5
 _CONTENT = (400, 413, 415, 422)
 
 class HybridClient:
@@ -339,6 +343,7 @@ class HybridClient:
         if keep not in ("hash", "image"): raise ValueError(f"keep must be 'hash' or 'image'; got {keep!r}")
         _address(url)
         self.url, self.local, self.labels, self.timeout, self.keep = url, local_model, tuple(local_model.signature.labels), timeout, keep
+        self.model = _which(local_model)
         self.outbox, self.batch, self.size, self.upload_timeout = Outbox(queue_path, limit), batch, batch, upload_timeout
         self.cloud, self.uploads, self.trouble = Breaker(pause=pause, longest=longest), Breaker(1, pause=pause, longest=longest), ""
         self.stop, self.every = threading.Event(), every
@@ -360,7 +365,7 @@ class HybridClient:
     def __enter__(self): return self
     def __exit__(self, *exc): self.close()
 
-# %% ../nbs/12_edge.ipynb #5d84fc65
+# %% ../nbs/12_edge.ipynb #8c2db16c
 def _ask_cloud(client, name, image): # label, probabilities, ""; or None, None, why not
     ticket = client.cloud.ask()
     if not ticket: return None, None, "the fuse is open"
@@ -378,7 +383,7 @@ def _ask_cloud(client, name, image): # label, probabilities, ""; or None, None, 
 
 def _row(client, name, label, probabilities, image, why):
     picture = dict(image=base64.b64encode(_png(image)).decode()) if client.keep == "image" else {}
-    return dict(id=name, made=time.time(), label=label, probabilities=probabilities, why=why[:200], sha256=hashlib.sha256(image).hexdigest(), **picture)
+    return dict(id=name, made=time.time(), model=client.model, label=label, probabilities=probabilities, why=why[:200], sha256=hashlib.sha256(image).hexdigest(), **picture)
 
 # %% ../nbs/12_edge.ipynb #3210a183
 def _deliver(client, rows): # how many were taken
@@ -444,14 +449,14 @@ class _Handler(BaseHTTPRequestHandler):
         if mode == "drip": [(self.wfile.write(text[i:i+1]), self.wfile.flush(), time.sleep(0.1)) for i in range(len(text))]
         else: self.wfile.write(text[:len(text)//2] if mode == "cut" else text)
 
-# %% ../nbs/12_edge.ipynb #5ea36229
+# %% ../nbs/12_edge.ipynb #2cab9c47
 def _serve_predict(server, headers, body):
     Image, name = need("PIL.Image"), headers.get("Prediction-Id") or uuid.uuid4().hex
     picture = Image.open(io.BytesIO(body), formats=["PNG"])
     if picture.size[0] * picture.size[1] > 4_000_000: raise ValueError(f"a picture of {picture.size} is too large; send at most 4 million pixels")
     image = np.asarray(picture.convert("RGB"))
     label, probabilities = _decide(server.model, image, server.model.signature.labels)
-    server.log.add([dict(id=name, label=label, probabilities=probabilities, made=time.time(), sha256=hashlib.sha256(image.tobytes()).hexdigest())], server.model.signature.labels, "cloud", time.time())
+    server.log.add([dict(id=name, model=server.which, label=label, probabilities=probabilities, made=time.time(), sha256=hashlib.sha256(image.tobytes()).hexdigest())], server.model.signature.labels, "cloud", time.time())
     return dict(prediction_id=name, label=label, probabilities=probabilities)
 
 def _serve_log(server, headers, body):
@@ -464,6 +469,7 @@ class _Server(ThreadingHTTPServer): daemon_threads, request_queue_size = True, 1
 def _cloud_main(model, log, port): # reads the mode from its input, and ends when that ends
     server = _Server(("127.0.0.1", int(port)), _Handler)
     server.model, server.log, server.mode = serialize.load(model), Log(log), "ok"
+    server.which = _which(server.model)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print("ok", flush=True)
     for line in sys.stdin: server.mode = line.strip(); print(server.mode, flush=True)

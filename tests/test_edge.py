@@ -249,6 +249,47 @@ def test_nobody_accepts():
         post(f"http://127.0.0.1:{free_port()}", "/", b"x", {}, 0.3)
 
 
+@pytest.fixture
+def certificate(tmp_path):
+    if not shutil.which("openssl"):
+        pytest.skip("openssl makes the certificate")
+    where = [str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", where[0], "-out", where[1]], check=True, capture_output=True)
+    return where
+
+
+def test_tls_has_the_same_deadline_and_trusts_no_stranger(certificate, monkeypatch):
+    import ssl
+    key, cert = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+
+    def serve(lines, pause=0.0):
+        s = socket.create_server(("127.0.0.1", 0))
+
+        def run():
+            try:
+                c = context.wrap_socket(s.accept()[0], server_side=True)
+                c.recv(9999)
+                for line in lines:
+                    c.sendall(line)
+                    time.sleep(pause)
+                c.close()
+            except OSError:
+                pass
+        threading.Thread(target=run, daemon=True).start()
+        return f"https://127.0.0.1:{s.getsockname()[1]}"
+    with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
+        post(serve([OK + b"\r\n{}"]), "/", b"x", {}, 3)
+    monkeypatch.setenv("SSL_CERT_FILE", cert)
+    assert post(serve([OK + b"\r\n{\"a\": 1}"]), "/", b"x", {}, 3) == {"a": 1}
+    for lines in ([OK + b"\r\n"] + [b" "] * 99, [OK + b"Content-Length: 99\r\n\r\n"] + [b" "] * 99, [OK] + [b"A: b\r\n"] * 90):
+        start = time.perf_counter()
+        with pytest.raises(Unreachable, match="no answer in 0.5 s"):
+            post(serve(lines, 0.1), "/", b"x", {}, 0.5)
+        assert time.perf_counter() - start < 3
+
+
 @pytest.mark.parametrize("header, wait", [(b"7", 7), (b"99999999", 3600), (b"Wed, 21 Oct 2026 07:28:00 GMT", 0), (b"-5", 0), ("\u0663".encode(), 0)])
 def test_retry_after(header, wait):
     with pytest.raises(Unreachable) as e:
