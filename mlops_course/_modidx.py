@@ -1941,6 +1941,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'mlops_course.serialize': { 'mlops_course.serialize.BadModel': ('serialize.html#badmodel', 'mlops_course/serialize.py'),
                                         'mlops_course.serialize.BadModel.__init__': ( 'serialize.html#badmodel.__init__',
                                                                                       'mlops_course/serialize.py'),
+                                        'mlops_course.serialize.BadModel.__str__': ( 'serialize.html#badmodel.__str__',
+                                                                                     'mlops_course/serialize.py'),
                                         'mlops_course.serialize.Finding': ('serialize.html#finding', 'mlops_course/serialize.py'),
                                         'mlops_course.serialize.Finding.__str__': ( 'serialize.html#finding.__str__',
                                                                                     'mlops_course/serialize.py'),
