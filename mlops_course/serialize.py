@@ -18,31 +18,39 @@ from . import core
 from .core import need
 from .train import Preprocess, framework_of, get_weights, logits, set_weights, small_cnn
 
-# %% ../nbs/03_serialize.ipynb #b59c9a40
+# %% ../nbs/03_serialize.ipynb #dfb8d95b
 class BadModel(ValueError):
     "A model file that cannot or must not be used: `.path`, `.why`, `.step` (what to do next)."
     def __init__(self, path, why, step):
-        self.path, self.why, self.step = str(path), why, step
-        super().__init__(f"{path}: {why}. Next: {step}")
+        super().__init__(str(path), why, step)
+        self.path, self.why, self.step = self.args
+    def __str__(self): return f"{self.path}: {self.why}. Next: {self.step}"
 
 FORMATS = {".onnx": "ONNX", ".pt2": "torch.export", ".torchscript": "TorchScript", ".safetensors": "safetensors", ".tflite": "TFLite", "": "SavedModel"}
 
-REFUSED = {**dict.fromkeys((".pkl", ".pickle", ".joblib", ".sav", ".dill", ".cloudpickle"), "a pickle runs code when it is loaded, and breaks when a library changes"),
+REFUSED = {**dict.fromkeys((".pkl", ".pickle", ".joblib", ".sav", ".dill", ".cloudpickle"),
+                             "a pickle runs code when it is loaded, and breaks when a library changes"),
            **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), "torch.save writes a pickle, and the suffix does not say what is in it"),
            **dict.fromkeys((".h5", ".hdf5", ".keras"), "a Keras archive is a recipe that needs Keras and may hold code (Lambda layers)"),
            ".npy": "an array is no model, and with allow_pickle it is a pickle", ".npz": "arrays are no model, and with allow_pickle they are pickles"}
 
+# %% ../nbs/03_serialize.ipynb #0641ac87
 def _format(path): # -> suffix
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix in FORMATS: return suffix
-    if suffix in REFUSED: raise BadModel(path, f"{suffix} is refused: {REFUSED[suffix]}", "use .onnx for a graph that runs anywhere, .safetensors for weights, .pt2 (torch), a folder or .tflite (Keras)")
-    if path.is_file() or re.fullmatch(r"\.[a-z][a-z0-9]{0,11}", suffix): raise BadModel(path, f"{suffix or 'a file without suffix'} is no format that is known here", f"use one of {', '.join(s for s in FORMATS if s)}, or a folder for SavedModel")
+    if suffix in REFUSED:
+        raise BadModel(path, f"{suffix} is refused: {REFUSED[suffix]}",
+                "use .onnx for a graph that runs anywhere, .safetensors for weights, .pt2 (torch), a folder or .tflite (Keras)")
+    if path.is_file() or re.fullmatch(r"\.[a-z][a-z0-9]{0,11}", suffix):
+        raise BadModel(path, f"{suffix or 'a file without suffix'} is no format that is known here",
+                f"use one of {', '.join(s for s in FORMATS if s)}, or a folder for SavedModel")
     return ""
 
-# %% ../nbs/03_serialize.ipynb #e0aedd1b
+# %% ../nbs/03_serialize.ipynb #1131e89d
 KINDS = ("logits", "probability", "value")
 
+# %% ../nbs/03_serialize.ipynb #19fa4b65
 @dataclass(frozen=True)
 class Signature:
     "What a model takes and gives. It travels inside the file, as JSON."
@@ -59,13 +67,14 @@ class Signature:
         if self.preprocess is not None: self._fits(Preprocess(**self.preprocess))
     def _fits(self, p): # one truth, said twice
         (shape, _), labels = next(iter(self.inputs.values())), self.labels
-        if shape[1:3] != (p.size, p.size) or labels != p.labels: raise ValueError(f"preprocess makes pictures of {p.size} pixels for {', '.join(p.labels)}; the signature says {_shape(shape)} and {', '.join(labels)}")
+        if shape[1:3] != (p.size, p.size) or labels != p.labels:
+            raise ValueError(f"preprocess makes pictures of {p.size} pixels for {', '.join(p.labels)}; the signature says {_shape(shape)} and {', '.join(labels)}")
         object.__setattr__(self, "preprocess", asdict(p))
     def to_json(self) -> str: return json.dumps(asdict(self))
     @classmethod
     def from_json(cls, text:str): return cls(**json.loads(text))
 
-# %% ../nbs/03_serialize.ipynb #a53d55ba
+# %% ../nbs/03_serialize.ipynb #c88cc7e6
 def _dict(name, d):
     if not isinstance(d, dict) or not d: raise ValueError(f"{name} must be a dict of name -> (shape, dtype), with at least one name; got {d!r}")
     return d
@@ -73,7 +82,8 @@ def _dict(name, d):
 def _spec(what, name, spec): # lists, as JSON has them, become tuples
     try: shape, dtype = spec; shape = tuple(None if n is None else int(n) for n in shape)
     except (TypeError, ValueError): raise ValueError(f"{what}[{name!r}] must be (shape, dtype), such as ((None, 3), 'float32'); got {spec!r}") from None
-    if dtype != "str" and (not isinstance(dtype, str) or np.dtype(dtype).kind not in "biuf"): raise ValueError(f"{what}[{name!r}]: dtype must be a number type or 'str'; got {dtype!r}")
+    if dtype != "str" and (not isinstance(dtype, str) or np.dtype(dtype).kind not in "biuf"):
+        raise ValueError(f"{what}[{name!r}]: dtype must be a number type or 'str'; got {dtype!r}")
     return shape, dtype
 
 def _shape(shape): return "(" + ", ".join("n" if d is None else str(d) for d in shape) + ")" if shape is not None else "of unknown shape"
@@ -90,7 +100,7 @@ def _columns(rows): # a frame, a dict of arrays or one array -> name -> array of
         columns[name] = v[:, None] if v.ndim == 1 else v
     return columns
 
-# %% ../nbs/03_serialize.ipynb #651030a9
+# %% ../nbs/03_serialize.ipynb #d59e55ca
 def _kind(model):
     if any(c.__module__.split(".")[0] == "sklearn" for c in type(model).__mro__): return "sklearn"
     try: return framework_of(model)
@@ -107,6 +117,7 @@ def _named(out):
     if isinstance(out, (list, tuple)): return {f"output_{i}": np.asarray(v) for i, v in enumerate(out)}
     return dict(output=np.asarray(out))
 
+# %% ../nbs/03_serialize.ipynb #458bf330
 def _source(model, kind): # -> f(columns, rows): name -> array; what a file is checked against
     if kind == "sklearn":
         if hasattr(model, "predict_proba"): return lambda columns, rows: dict(probability=model.predict_proba(rows))
@@ -114,7 +125,7 @@ def _source(model, kind): # -> f(columns, rows): name -> array; what a file is c
     if hasattr(model, "preprocess"): return lambda columns, rows: dict(logits=logits(model, columns["pixels"]))
     return lambda columns, rows: _named(_call(model, kind, list(columns.values())))
 
-# %% ../nbs/03_serialize.ipynb #89983cb5
+# %% ../nbs/03_serialize.ipynb #cf9520ce
 def signature_of(model, sample=None) -> Signature: # sample: rows for a model that is not a `small_cnn`: an array, a dict of arrays, or a frame
     "The signature of a `small_cnn`, of a fitted scikit-learn model, or of any torch or Keras model."
     kind = _kind(model)
@@ -125,9 +136,10 @@ def signature_of(model, sample=None) -> Signature: # sample: rows for a model th
     columns = _columns(sample)
     outputs = {name: ((None, *np.shape(v)[1:]), "float32") for name, v in _source(model, kind)(columns, sample).items()}
     classes = getattr(model, "classes_", ()) if kind == "sklearn" else ()
-    return Signature({k: ((None, *v.shape[1:]), "str" if v.dtype.kind in "OUST" else str(v.dtype)) for k, v in columns.items()}, outputs, tuple(classes), None, "probability" if len(classes) else "value", kind)
+    return Signature({k: ((None, *v.shape[1:]), "str" if v.dtype.kind in "OUST" else str(v.dtype)) for k, v in columns.items()}, outputs, tuple(classes), None,
+            "probability" if len(classes) else "value", kind)
 
-# %% ../nbs/03_serialize.ipynb #59377345
+# %% ../nbs/03_serialize.ipynb #27e99d0d
 KEY, ZEROS = "mlops_course", "0" * 64
 
 def _varint(data, i): # -> value, where it ends
@@ -138,6 +150,7 @@ def _varint(data, i): # -> value, where it ends
         i, shift = i + 1, shift + 7
         if data[i - 1] < 128: return value, i
 
+# %% ../nbs/03_serialize.ipynb #23181637
 def _fields(data): # top level of a protobuf message -> (field number, start, start of the payload, end)
     i = 0
     while i < len(data):
@@ -152,7 +165,7 @@ def _fields(data): # top level of a protobuf message -> (field number, start, st
         yield key >> 3, start, i, end
         i = end
 
-# %% ../nbs/03_serialize.ipynb #5b551351
+# %% ../nbs/03_serialize.ipynb #372005a1
 def _number(n): # as protobuf writes it
     out = bytearray()
     while n > 127: out.append(n & 127 | 128); n >>= 7
@@ -168,6 +181,7 @@ def _onnx_put(data, text):
     for start, end, _ in reversed(_onnx_homes(data)): data = data[:start] + data[end:]
     return data + _block(14, _block(1, KEY.encode()) + _block(2, text))
 
+# %% ../nbs/03_serialize.ipynb #3614e414
 def _onnx_get(data):
     homes = _onnx_homes(data)
     if len(homes) > 1: raise ValueError("it has more than one signature")
@@ -192,7 +206,7 @@ def _zip_get(data):
     at = _zip_end(data)
     return None if at is None else data[at + 22:] or None
 
-# %% ../nbs/03_serialize.ipynb #a8ebe3cb
+# %% ../nbs/03_serialize.ipynb #3c625ff6
 def _once(pairs): # json.loads keeps the last of two equal keys, other readers keep the first: a way to show two faces
     d = dict(pairs)
     if len(d) != len(pairs): raise ValueError("the same key twice")
@@ -212,6 +226,7 @@ def _tensors_put(data, text):
     head += b" " * (-len(head) % 8)
     return struct.pack("<Q", len(head)) + head + rest
 
+# %% ../nbs/03_serialize.ipynb #1cf5f570
 def _tensors_get(data):
     text = _tensors_head(data)[0].get("__metadata__", {}).get(KEY)
     return None if text is None else text.encode()
@@ -235,22 +250,26 @@ def _sealed(suffix, content, signature:Signature):
     digest = hashlib.sha256(_flat(put(content, text))).hexdigest()
     return put(content, text.replace(ZEROS.encode(), digest.encode(), 1))
 
-# %% ../nbs/03_serialize.ipynb #260d2cda
+# %% ../nbs/03_serialize.ipynb #8503e9ea
 def _unsealed(path, suffix, content) -> Signature: # checks the hash
     try: text = _HOMES[suffix][1](content)
     except (ValueError, RecursionError) as e: raise BadModel(path, f"is no whole {FORMATS[suffix]} file: {e}", "get it again from where it was made") from None
-    if text is None: raise BadModel(path, "carries no signature, so nobody can tell what it takes or whether it is whole", "if you trust where it comes from, look at it with scan(path), then seal(path, signature)")
+    if text is None:
+        raise BadModel(path, "carries no signature, so nobody can tell what it takes or whether it is whole",
+                "if you trust where it comes from, look at it with scan(path), then seal(path, signature)")
     try: home = json.loads(text, object_pairs_hook=_once); digest = home["sha256"]; signature = Signature(**home["signature"])
-    except Exception as e: raise BadModel(path, f"its signature cannot be read: {type(e).__name__}: {e}", "get it again, or seal(path, signature) if it is yours") from None
+    except Exception as e: raise BadModel(path, f"its signature cannot be read: {type(e).__name__}: {e}",
+            "get it again, or seal(path, signature) if it is yours") from None
     blank = text.replace(str(digest).encode(), ZEROS.encode(), 1)
     flat = _flat(content)
     at = flat.find(text)
     if suffix == ".safetensors": text, blank = (json.dumps(t.decode())[1:-1].encode() for t in (text, blank)); at = flat.find(text)
     if at < 0 or hashlib.sha256(flat[:at] + blank + flat[at + len(text):]).hexdigest() != digest:
-        raise BadModel(path, "was changed after it was sealed, or did not arrive whole: its content does not have the hash that it carries", "get it again; if a tool of yours rewrote it on purpose, seal(path, signature)")
+        raise BadModel(path, "was changed after it was sealed, or did not arrive whole: its content does not have the hash that it carries",
+                "get it again; if a tool of yours rewrote it on purpose, seal(path, signature)")
     return signature
 
-# %% ../nbs/03_serialize.ipynb #7bd9c8df
+# %% ../nbs/03_serialize.ipynb #1e0195f6
 def _put(path, data):
     with open(path, "xb") as f: f.write(data); f.flush(); os.fsync(f.fileno())
 
@@ -260,6 +279,7 @@ def _sync(folder): # the entry of a new name reaches the disk too; Windows canno
         try: os.fsync(fd)
         finally: os.close(fd)
 
+# %% ../nbs/03_serialize.ipynb #003fced5
 def _write(path, content): # bytes, or a dict of them for a folder: appears under its name whole, or not at all
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,11 +297,12 @@ def _write(path, content): # bytes, or a dict of them for a folder: appears unde
     _sync(path.parent)
     return path
 
-# %% ../nbs/03_serialize.ipynb #b463bbe9
+# %% ../nbs/03_serialize.ipynb #4fd4fd7f
 LIMIT = 4 * 2**30  # bytes; larger files are not read into memory
 
 def _bytes(file, path):
-    if file.is_symlink() and file != path or not file.is_file(): raise BadModel(path, f"{file.name} is a link or a device, so it may lead anywhere", "copy the model without links")
+    if file.is_symlink() and file != path or not file.is_file():
+        raise BadModel(path, f"{file.name} is a link or a device, so it may lead anywhere", "copy the model without links")
     with open(file, "rb") as f:
         size = os.fstat(f.fileno()).st_size
         if size > LIMIT: raise BadModel(path, f"{file.name} has {size / 2**30:.1f} GB; {LIMIT / 2**30:.0f} is the limit here", "use a smaller model")
@@ -292,11 +313,14 @@ def _bytes(file, path):
 def _there(path) -> Path:
     path = Path(path)
     if path.exists(): return path
-    raise BadModel(path, "does not exist", f"look at what is there: {', '.join(sorted(p.name for p in path.parent.glob('*'))[:8]) or 'nothing'}" if path.parent.is_dir() else "its folder does not exist either")
+    near = ", ".join(sorted(p.name for p in path.parent.glob("[!.]*"))[:8]) or "nothing"
+    raise BadModel(path, "does not exist", f"look at what is there: {near}" if path.parent.is_dir() else "its folder does not exist either")
 
+# %% ../nbs/03_serialize.ipynb #832056de
 def _read(path, suffix): # -> bytes, or name -> bytes for a folder
     path = _there(path)
-    if suffix and not path.is_file(): raise BadModel(path, f"is a folder or a device, not a {FORMATS[suffix]} file", "name the file; a folder is read as a SavedModel, and has no such suffix")
+    if suffix and not path.is_file():
+        raise BadModel(path, f"is a folder or a device, not a {FORMATS[suffix]} file", "name the file; a folder is read as a SavedModel, and has no such suffix")
     if suffix: return _bytes(path, path)
     if not path.is_dir(): raise BadModel(path, "is a file, and a SavedModel is a folder", "name the folder")
     return {p.relative_to(path).as_posix(): _bytes(p, path) for p in sorted(path.rglob("*")) if not (p.is_dir() and not p.is_symlink())}
@@ -310,7 +334,7 @@ def _at(path, suffix): # the newest version of a SavedModel, the path itself of 
     if not versions(path): raise BadModel(path, "holds neither saved_model.pb nor a folder with a number", "name the folder that save() wrote")
     return path / str(versions(path)[-1])
 
-# %% ../nbs/03_serialize.ipynb #c51b0460
+# %% ../nbs/03_serialize.ipynb #5238b566
 @dataclass(frozen=True)
 class Finding:
     "Something in a file that a model does not need: `risk` is code, file (reads or writes one), memory, shape (no whole file of its kind) or unknown."
@@ -323,6 +347,7 @@ def _is_onnx(data):
     try: return 7 in {n for n, *_ in _fields(data)}
     except ValueError: return False
 
+# %% ../nbs/03_serialize.ipynb #fd343aba
 def _sniff_zip(data):
     try: names = zipfile.ZipFile(io.BytesIO(data)).namelist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, IndexError, struct.error): return "broken zip"
@@ -337,18 +362,20 @@ def _pickle_ops(data): # [] where it is no pickle; nothing is executed
     try: return [(op.name, arg) for op, arg, _ in pickletools.genops(data)]
     except Exception: return []
 
+# %% ../nbs/03_serialize.ipynb #a51abc84
 def sniff(data:bytes) -> str:
     "What kind of file this is, by its bytes and not by its name."
     if data[:2] == b"PK": return _sniff_zip(data)
     if data[:1] == b"\x80" and data[1:2] in (b"\2", b"\3", b"\4", b"\5"): return "pickle"
-    for magic, kind in ((b"\x93NUMPY", "NumPy array"), (b"\x89HDF\r\n", "HDF5 (Keras)"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"\x78\x9c", "zlib")):
+    for magic, kind in ((b"\x93NUMPY", "NumPy array"), (b"\x89HDF\r\n", "HDF5 (Keras)"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"),
+            (b"\x78\x9c", "zlib")):
         if data.startswith(magic): return kind
     if data[4:8] == b"TFL3": return "TFLite"
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 2**40: return "safetensors"
     if data[:1] == b"\x08" and _is_onnx(data): return "ONNX"
     return "pickle" if data.rstrip()[-1:] == b"." and _pickle_ops(data) else "unknown"
 
-# %% ../nbs/03_serialize.ipynb #955374d8
+# %% ../nbs/03_serialize.ipynb #002965de
 def _replace(path, data):
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # sealed beside, so the folder's hash never sees it
     try: _put(temp, data); os.replace(temp, path)
@@ -368,17 +395,19 @@ def seal(path, signature:Signature) -> Path:
     _replace(path / _FOLDER_HOME, content[_FOLDER_HOME])
     return path
 
+# %% ../nbs/03_serialize.ipynb #49cf5394
 def read_signature(path) -> Signature:
     "The signature that the model at `path` carries. The hash of its content is checked; nothing is loaded."
     suffix = _format(path); path = _at(path, suffix)
     return _unsealed(path, suffix, _read(path, suffix))
 
-# %% ../nbs/03_serialize.ipynb #62c959f9
+# %% ../nbs/03_serialize.ipynb #5bd6637a
 _TENSOR_GLOBALS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch (\w+Storage|\w*int\d*|float\d*|bool|device|Size)")
 
 def _harmless_pickle(data): # an allow list; a way of naming things that is not plain is not allowed either
     ops = _pickle_ops(data)
-    return bool(ops) and all(name not in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4") and (name != "GLOBAL" or _TENSOR_GLOBALS.fullmatch(arg)) for name, arg in ops)
+    return bool(ops) and all(name not in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4") and
+                             (name != "GLOBAL" or _TENSOR_GLOBALS.fullmatch(arg)) for name, arg in ops)
 
 def _scan_pickle(data, where): # what a pickle calls, as picklescan sees it
     scanner = need("picklescan.scanner")
@@ -386,30 +415,36 @@ def _scan_pickle(data, where): # what a pickle calls, as picklescan sees it
     try: found = scanner.scan_pickle_bytes(io.BytesIO(data), where)
     except Exception as e: return [Finding(where, "code", f"a pickle that the scanner cannot read ({type(e).__name__})")]
     names = [f"{g.module}.{g.name} ({g.safety.value})" for g in sorted(found.globals, key=str)] if found.globals else []
-    return [Finding(where, "code", "a pickle: loading it runs " + (f"what it names: {', '.join(names[:6])}" if names else "whatever it names; this one names nothing"))]
+    what = f"what it names: {', '.join(names[:6])}" if names else "whatever it names; this one names nothing"
+    return [Finding(where, "code", f"a pickle: loading it runs {what}")]
 
-# %% ../nbs/03_serialize.ipynb #eefa711e
+# %% ../nbs/03_serialize.ipynb #d417f85b
 RATIO, MEMBERS = 200, 100_000 # a member that unpacks to more than 200 times its size (and 10 MB), or so many members, is a bomb
 
 def _scan_names(names):
-    return [Finding(n[:80], "file", "a path that leads out of the model") for n in names if n.startswith(("/", "\\")) or re.match("[A-Za-z]:", n) or ".." in re.split(r"[/\\]", n) or "\0" in n]
+    leaves = lambda n: n.startswith(("/", "\\")) or re.match("[A-Za-z]:", n) or ".." in re.split(r"[/\\]", n) or "\0" in n
+    return [Finding(n[:80], "file", "a path that leads out of the model") for n in names if leaves(n)]
 
 def _scan_zip(data, kind):
     try: z = zipfile.ZipFile(io.BytesIO(data)); infos = z.infolist()
     except Exception as e: return [Finding("zip", "shape", f"no whole zip archive: {e}")], {}
     found = _scan_names([i.filename for i in infos])
     if len(infos) > MEMBERS or len({i.filename for i in infos}) < len(infos): found.append(Finding("zip", "memory", f"{len(infos):,} members, or two of one name"))
-    if sum(i.file_size for i in infos) > max(RATIO * len(data), 10**7) or len(infos) > MEMBERS: return [*found, Finding("zip", "memory", f"a bomb: {len(data):,} bytes that claim to unpack to {sum(i.file_size for i in infos):,}")], {}
+    if sum(i.file_size for i in infos) > max(RATIO * len(data), 10**7) or len(infos) > MEMBERS:
+        return [*found, Finding("zip", "memory", f"a bomb: {len(data):,} bytes that claim to unpack to {sum(i.file_size for i in infos):,}")], {}
     if any(i.flag_bits & 1 for i in infos): return [*found, Finding("zip", "unknown", "members that are encrypted")], {}
     try: return found, {i.filename: z.read(i) for i in infos if not i.is_dir()}
     except Exception as e: return [*found, Finding("zip", "shape", f"a member cannot be read: {e}")], {}
 
+# %% ../nbs/03_serialize.ipynb #e59d98d7
 def _scan_torch_zip(data, where): # tensors by torch.save
     found, files = _scan_zip(data, where)
-    return found + [f for name, content in files.items() if name.endswith(".pkl") and not _harmless_pickle(content) for f in _scan_pickle(content, f"{where}: {name}")]
+    bad = {name: content for name, content in files.items() if name.endswith(".pkl") and not _harmless_pickle(content)}
+    return found + [f for name, content in bad.items() for f in _scan_pickle(content, f"{where}: {name}")]
 
-# %% ../nbs/03_serialize.ipynb #17079986
-_EXPR_NAMES = set("Symbol Integer Float Rational Add Mul Max Min Mod FloorDiv CeilDiv CleanDiv PythonMod ModularIndexing TruncToInt FloorToInt CeilToInt Eq Ne Ge Gt Le Lt And Or Not true false True False oo int_oo".split())
+# %% ../nbs/03_serialize.ipynb #f14ff4b5
+_EXPR_NAMES = set(("Symbol Integer Float Rational Add Mul Max Min Mod FloorDiv CeilDiv CleanDiv PythonMod ModularIndexing TruncToInt FloorToInt CeilToInt "
+                  "Eq Ne Ge Gt Le Lt And Or Not true false True False oo int_oo").split())
 
 def _plain_expression(text): # torch.export gives these texts to sympy, which gives them to eval
     if len(text) > 10_000: return False
@@ -421,8 +456,11 @@ def _plain_expression(text): # torch.export gives these texts to sympy, which gi
     return all(ok(n) for n in ast.walk(tree))
 
 _FILE_OPS = re.compile(r"(^|\.)(from_file|save|load|rpc_\w+)(\.|$)") # in torch 2.13 these are all that name a file or another machine
-_TARGET = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|eq|ne|lt|le|gt|ge|and_|or_|not_)|math\.\w+|torch\.(sym_\w+|_sym_\w+)|torch\.ops\.higher_order\.(cond|while_loop|map_impl)")
 
+_TARGET = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|eq|ne|lt|le|gt|ge|and_|or_|not_)|math\.\w+|"
+                     r"torch\.(sym_\w+|_sym_\w+)|torch\.ops\.higher_order\.(cond|while_loop|map_impl)")
+
+# %% ../nbs/03_serialize.ipynb #9e519727
 def _walk(tree):
     todo = [tree]
     while todo:
@@ -430,22 +468,27 @@ def _walk(tree):
         if isinstance(node, dict): yield node; todo += node.values()
         elif isinstance(node, list): todo += node
 
-# %% ../nbs/03_serialize.ipynb #cd7181d2
+# %% ../nbs/03_serialize.ipynb #9c155801
 def _scan_program(text, where): # the JSON graph of torch.export
     try: tree = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as e: return [Finding(where, "shape", f"no readable JSON: {e}")]
     found = []
     for node in _walk(tree):
         target = node.get("target")
-        if isinstance(target, str) and "inputs" in node and (not _TARGET.fullmatch(target) or _FILE_OPS.search(target)): found.append(Finding(where, "code", f"a step calls {target[:60]!r}, which is no known arithmetic: torch would look up any Python function of that name"))
+        if isinstance(target, str) and "inputs" in node and (not _TARGET.fullmatch(target) or _FILE_OPS.search(target)):
+            found.append(Finding(where, "code", f"a step calls {target[:60]!r}, which is no known arithmetic: torch would look up any Python function of that name"))
         expression = node.get("expr_str")
-        if expression is not None and not (isinstance(expression, str) and _plain_expression(expression)): found.append(Finding(where, "code", f"a size is given as {str(expression)[:60]!r}, which torch would evaluate as Python"))
+        if expression is not None and not (isinstance(expression, str) and _plain_expression(expression)):
+            found.append(Finding(where, "code", f"a size is given as {str(expression)[:60]!r}, which torch would evaluate as Python"))
         if node.get("guards_code"): found.append(Finding(where, "code", "guards as Python text, which torch would execute"))
-        if any(k in node for k in ("as_custom_obj", "as_operator")) and any(node.get(k) for k in ("as_custom_obj", "as_operator")): found.append(Finding(where, "code", "an object or operator of somebody's own"))
+        if any(k in node for k in ("as_custom_obj", "as_operator")) and any(node.get(k) for k in ("as_custom_obj", "as_operator")):
+            found.append(Finding(where, "code", "an object or operator of somebody's own"))
         ranges = node.get("range_constraints")
-        if isinstance(ranges, dict) and not all(re.fullmatch(r"[a-z]+\d+", k) or _plain_expression(k) for k in ranges): found.append(Finding(where, "code", "a name of a size that torch would evaluate as Python"))
+        if isinstance(ranges, dict) and not all(re.fullmatch(r"[a-z]+\d+", k) or _plain_expression(k) for k in ranges):
+            found.append(Finding(where, "code", "a name of a size that torch would evaluate as Python"))
     return found
 
+# %% ../nbs/03_serialize.ipynb #26065a41
 def _scan_pt2(data):
     found, files = _scan_zip(data, "pt2")
     for name, content in files.items():
@@ -460,8 +503,9 @@ def _scan_pt2(data):
         else: found.append(Finding(name, "unknown", "a member that a plain torch.export file does not have"))
     return found
 
-# %% ../nbs/03_serialize.ipynb #b64e08eb
-_SCRIPT_BAD = re.compile(r"__setstate__|__getstate__|\btorch\s*\.\s*classes\b|__torch__\s*\.\s*torch\s*\.\s*classes|\b(save|from_file|_load\w*|load|open|system|exec|eval|__import__|pickle)\s*\(|\bops\s*\.\s*(?!prim\b|aten\b)\w+")
+# %% ../nbs/03_serialize.ipynb #6d330747
+_SCRIPT_BAD = re.compile(r"__setstate__|__getstate__|\btorch\s*\.\s*classes\b|__torch__\s*\.\s*torch\s*\.\s*classes|\b(save|from_file|_load\w*|load|"
+                         r"open|system|exec|eval|__import__|pickle)\s*\(|\bops\s*\.\s*(?!prim\b|aten\b)\w+")
 
 def _scan_torchscript(data):
     found, files = _scan_zip(data, "torchscript")
@@ -471,7 +515,7 @@ def _scan_torchscript(data):
             if bad: found.append(Finding(name, "file", f"the code of the graph uses {bad[0].strip()!r}, which arithmetic does not need"))
     return found
 
-# %% ../nbs/03_serialize.ipynb #5844cf0f
+# %% ../nbs/03_serialize.ipynb #ad1deb82
 def _nodes(block):
     for n in block.nodes():
         yield n
@@ -479,9 +523,10 @@ def _nodes(block):
 
 def _odd_operations(module): # after loading, before anything runs: what the graph would really do
     kinds = {n.kind() for n in module.inlined_graph.findAllNodes("prim::CallMethod")} | {n.kind() for n in _nodes(module.inlined_graph)}
-    return sorted(k for k in kinds if not k.startswith(("aten::", "prim::", "quantized::")) or _FILE_OPS.search(k.split("::")[1]) or k in ("prim::CallMethod", "prim::CallFunction", "prim::PythonOp", "prim::Print"))
+    odd = {"prim::CallMethod", "prim::CallFunction", "prim::PythonOp", "prim::Print"}
+    return sorted(k for k in kinds if k in odd or not k.startswith(("aten::", "prim::", "quantized::")) or _FILE_OPS.search(k.split("::")[1]))
 
-# %% ../nbs/03_serialize.ipynb #abe79093
+# %% ../nbs/03_serialize.ipynb #cd046be9
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.ms.internal.nhwc", "com.microsoft.nchwc", "ai.onnx.preview")
 
 def _messages(message): # every message inside a protobuf message, itself included
@@ -491,6 +536,7 @@ def _messages(message): # every message inside a protobuf message, itself includ
         for f, v in m.ListFields():
             if f.message_type is not None and not f.message_type.GetOptions().map_entry: todo += v if hasattr(v, "append") or hasattr(v, "add") else [v]
 
+# %% ../nbs/03_serialize.ipynb #cc457e18
 def _scan_onnx(data):
     onnx = need("onnx")
     try: model = onnx.ModelProto.FromString(data)
@@ -500,12 +546,14 @@ def _scan_onnx(data):
         kind = m.DESCRIPTOR.name
         if kind == "TensorProto" and (m.data_location == m.EXTERNAL or len(m.external_data)):
             where = next((e.value for e in m.external_data if e.key == "location"), "?")
-            found.append(Finding(m.name[:60] or "a tensor", "file", f"numbers that lie in another file, {where[:80]!r}: the graph is not whole, and the path may lead anywhere"))
-        if kind == "NodeProto" and (m.domain, m.op_type) not in own and m.domain not in DOMAINS: found.append(Finding(m.name[:60], "code", f"operation {m.op_type[:40]!r} of domain {m.domain[:40]!r}, which needs a library of somebody's own"))
+            what = f"numbers that lie in another file, {where[:80]!r}: the graph is not whole, and the path may lead anywhere"
+            found.append(Finding(m.name[:60] or "a tensor", "file", what))
+        if kind == "NodeProto" and (m.domain, m.op_type) not in own and m.domain not in DOMAINS:
+            found.append(Finding(m.name[:60], "code", f"operation {m.op_type[:40]!r} of domain {m.domain[:40]!r}, which needs a library of somebody's own"))
         if kind == "NodeProto" and m.op_type == "EPContext": found.append(Finding(m.name[:60], "code", "EPContext: a ready-made binary for an accelerator"))
     return found
 
-# %% ../nbs/03_serialize.ipynb #173b793e
+# %% ../nbs/03_serialize.ipynb #66f7cd41
 def _scan_safetensors(data):
     try: head, rest = _tensors_head(data)
     except (ValueError, RecursionError) as e: return [Finding("header", "shape", f"no whole safetensors file: {e}")]
@@ -519,29 +567,37 @@ def _scan_safetensors(data):
             spans.append((a, b))
         except (KeyError, TypeError, ValueError): found.append(Finding(str(name)[:60], "memory", "a claimed size that does not fit the file"))
     spans.sort()
-    if not found and [0, *(b for _, b in spans)] != [*(a for a, _ in spans), len(rest)]: found.append(Finding("header", "shape", "gaps, overlaps or a rest that no tensor owns"))
+    if not found and [0, *(b for _, b in spans)] != [*(a for a, _ in spans), len(rest)]:
+        found.append(Finding("header", "shape", "gaps, overlaps or a rest that no tensor owns"))
     return found
 
+# %% ../nbs/03_serialize.ipynb #567c317c
 def _scan_tflite(data):
     end = _zip_end(data)
     found = [] if end is None or data[end:end+20] == _END + bytes(16) else _scan_zip(data, "tflite")[0]
     if data[4:8] != b"TFL3" or int.from_bytes(data[:4], "little") >= len(data): found.append(Finding("header", "shape", "no TFLite flatbuffer"))
     return found
 
-# %% ../nbs/03_serialize.ipynb #335c6de1
-TF_PLAIN = set("""Abs Acos Acosh Add AddN AddV2 All Any ArgMax ArgMin Asin Asinh Assert AssignAddVariableOp AssignSubVariableOp AssignVariableOp Atan Atan2 Atanh AvgPool AvgPool3D BatchMatMul BatchMatMulV2 BatchMatMulV3
-BatchToSpaceND BiasAdd BiasAddV1 BroadcastArgs BroadcastTo Bucketize Cast Ceil ClipByValue Concat ConcatV2 Const Conv1D Conv2D Conv2DBackpropInput Conv3D Cos Cosh CropAndResize Cumprod Cumsum DepthToSpace DepthwiseConv2dNative
-Dequantize Diag DiagPart DisableCopyOnRead Einsum Elu EnsureShape Equal Erf Erfc Exp ExpandDims Expm1 FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel Fill Floor FloorDiv FloorMod FusedBatchNorm FusedBatchNormV2
-FusedBatchNormV3 Gather GatherNd GatherV2 Greater GreaterEqual HashTableV2 Identity IdentityN If InvertPermutation IsFinite IsInf IsNan L2Loss LRN LeakyRelu Less LessEqual LinSpace Log Log1p LogSoftmax LogicalAnd LogicalNot
-LogicalOr LookupTableFindV2 LookupTableImportV2 LookupTableSizeV2 MatMul MatrixBandPart Max MaxPool MaxPool3D MaxPoolV2 Maximum Mean Min Minimum MirrorPad Mod Mul MulNoNan Neg NoOp NonMaxSuppressionV3 NonMaxSuppressionV4 NotEqual
-OneHot OnesLike Pack Pad PadV2 PartitionedCall Placeholder PlaceholderWithDefault Pow PreventGradient Prod QuantizeAndDequantizeV2 QuantizeAndDequantizeV3 QuantizeAndDequantizeV4 Range Rank ReadVariableOp RealDiv Reciprocal Relu Relu6
-Reshape ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor ReverseV2 Rint Round Rsqrt ScatterNd Select SelectV2 Selu Shape ShapeN Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToBatchND SpaceToDepth Split
-SplitV Sqrt Square SquaredDifference Squeeze StatefulPartitionedCall StatelessIf StatelessWhile StopGradient StridedSlice Sub Sum Tan Tanh TensorListFromTensor TensorListGetItem TensorListLength TensorListReserve TensorListSetItem
-TensorListStack Tile TopKV2 Transpose TruncateDiv Unpack VarHandleOp VarIsInitializedOp Where While Xdivy Xlogy ZerosLike""".split())
+# %% ../nbs/03_serialize.ipynb #8cbd700f
+TF_PLAIN = set("""Abs Acos Acosh Add AddN AddV2 All Any ArgMax ArgMin Asin Asinh Assert AssignAddVariableOp AssignSubVariableOp AssignVariableOp Atan Atan2 Atanh
+AvgPool AvgPool3D BatchMatMul BatchMatMulV2 BatchMatMulV3 BatchToSpaceND BiasAdd BiasAddV1 BroadcastArgs BroadcastTo Bucketize Cast Ceil ClipByValue
+Concat ConcatV2 Const Conv1D Conv2D Conv2DBackpropInput Conv3D Cos Cosh CropAndResize Cumprod Cumsum DepthToSpace DepthwiseConv2dNative Dequantize
+Diag DiagPart DisableCopyOnRead Einsum Elu EnsureShape Equal Erf Erfc Exp ExpandDims Expm1 FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel
+Fill Floor FloorDiv FloorMod FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 Gather GatherNd GatherV2 Greater GreaterEqual HashTableV2 Identity
+IdentityN If InvertPermutation IsFinite IsInf IsNan L2Loss LRN LeakyRelu Less LessEqual LinSpace Log Log1p LogSoftmax LogicalAnd LogicalNot LogicalOr
+LookupTableFindV2 LookupTableImportV2 LookupTableSizeV2 MatMul MatrixBandPart Max MaxPool MaxPool3D MaxPoolV2 Maximum Mean Min Minimum MirrorPad Mod
+Mul MulNoNan Neg NoOp NonMaxSuppressionV3 NonMaxSuppressionV4 NotEqual OneHot OnesLike Pack Pad PadV2 PartitionedCall Placeholder
+PlaceholderWithDefault Pow PreventGradient Prod QuantizeAndDequantizeV2 QuantizeAndDequantizeV3 QuantizeAndDequantizeV4 Range Rank ReadVariableOp
+RealDiv Reciprocal Relu Relu6 Reshape ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor ReverseV2 Rint Round Rsqrt ScatterNd Select
+SelectV2 Selu Shape ShapeN Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToBatchND SpaceToDepth Split SplitV Sqrt Square
+SquaredDifference Squeeze StatefulPartitionedCall StatelessIf StatelessWhile StopGradient StridedSlice Sub Sum Tan Tanh TensorListFromTensor
+TensorListGetItem TensorListLength TensorListReserve TensorListSetItem TensorListStack Tile TopKV2 Transpose TruncateDiv Unpack VarHandleOp
+VarIsInitializedOp Where While Xdivy Xlogy ZerosLike""".split())
 
-SAVER = {"SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename", "StringJoin", "StaticRegexFullMatch"} # each SavedModel has these, in two functions that its own loader never calls
+SAVER = {"SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename", "StringJoin",
+        "StaticRegexFullMatch"} # each SavedModel has these, in two functions that its own loader never calls
 
-# %% ../nbs/03_serialize.ipynb #dd9e8202
+# %% ../nbs/03_serialize.ipynb #baf20f4a
 def _scan_savedmodel(files):
     found = _scan_names(files)
     if "saved_model.pb" not in files: return [*found, Finding("saved_model.pb", "shape", "missing")]
@@ -550,17 +606,19 @@ def _scan_savedmodel(files):
     except Exception as e: return [*found, Finding("saved_model.pb", "shape", f"no readable graph: {e}")]
     for meta in model.meta_graphs:
         library = meta.graph_def.library.function
-        savers = {f.signature.name for f in library if re.fullmatch(r"__inference__traced_(save|restore)_\d+", f.signature.name)} - set(meta.object_graph_def.concrete_functions)
+        savers = {f.signature.name for f in library if re.fullmatch(r"__inference__traced_(save|restore)_\d+", f.signature.name)}
+        savers -= set(meta.object_graph_def.concrete_functions)
         called = {a.func.name for f in library for n in f.node_def for a in n.attr.values() if a.HasField("func")}
         for where, nodes in (("graph", meta.graph_def.node), *((f.signature.name, f.node_def) for f in library)):
             for n in nodes:
                 if n.op in SAVER and (where in savers - called): continue
                 if n.op not in TF_PLAIN: found.append(Finding(where, "file", f"operation {n.op[:40]!r}, which is not on the list of plain arithmetic"))
     for name in files:
-        if not re.fullmatch(r"saved_model\.pb|fingerprint\.pb|keras_metadata\.pb|variables/variables\.(index|data-\d{5}-of-\d{5})|mlops_course\.json", name): found.append(Finding(name, "unknown", "a file that the graph of a plain model does not need"))
+        if not re.fullmatch(r"saved_model\.pb|fingerprint\.pb|keras_metadata\.pb|variables/variables\.(index|data-\d{5}-of-\d{5})|mlops_course\.json", name):
+            found.append(Finding(name, "unknown", "a file that the graph of a plain model does not need"))
     return found
 
-# %% ../nbs/03_serialize.ipynb #63f6c7a0
+# %% ../nbs/03_serialize.ipynb #5af71783
 def _scan_keras(files):
     found = []
     for name, content in files.items():
@@ -568,14 +626,17 @@ def _scan_keras(files):
             try: classes = [node for node in _walk(json.loads(content)) if "class_name" in node]
             except (ValueError, RecursionError): found.append(Finding(name, "shape", "no readable JSON")); continue
             for node in classes:
-                if node["class_name"] in ("Lambda", "__lambda__", "TorchModuleWrapper", "function"): found.append(Finding(name, "code", f"{node['class_name']}: Python code inside the model"))
-                elif not str(node.get("module") or "keras").split(".")[0] in ("keras", "builtins"): found.append(Finding(name, "code", f"a class of module {str(node['module'])[:40]!r}, which would be imported"))
+                if node["class_name"] in ("Lambda", "__lambda__", "TorchModuleWrapper",
+                        "function"): found.append(Finding(name, "code", f"{node['class_name']}: Python code inside the model"))
+                elif not str(node.get("module") or "keras").split(".")[0] in ("keras", "builtins"):
+                    found.append(Finding(name, "code", f"a class of module {str(node['module'])[:40]!r}, which would be imported"))
     return found
 
 def _scan_hdf5(data):
     words = [w for w in (b'"class_name": "Lambda"', b"__lambda__", b"TorchModuleWrapper", b"marshal") if w in data]
     return [Finding("hdf5", "code", f"Keras configuration with {', '.join(w.decode() for w in words)}: Python code inside the model")] if words else []
 
+# %% ../nbs/03_serialize.ipynb #58e53cbe
 def _scan_numpy(data, where="array"):
     try: lib = np.lib.format; f = io.BytesIO(data); version = lib.read_magic(f); header = f.read(12_000)
     except ValueError as e: return [Finding(where, "shape", str(e))]
@@ -583,7 +644,7 @@ def _scan_numpy(data, where="array"):
     if descr is None or b"O" in descr[1]: return [Finding(where, "code", "an array of objects, which is a pickle"), *_scan_pickle(data[data.find(b"\x80"):], where)]
     return []
 
-# %% ../nbs/03_serialize.ipynb #d309b51f
+# %% ../nbs/03_serialize.ipynb #29a03d40
 def _scan_bytes(data, kind, where="file"):
     if kind == "pickle": return _scan_pickle(data, where)
     if kind == "torch.save (pickle)": return _scan_torch_zip(data, where)
@@ -593,11 +654,13 @@ def _scan_bytes(data, kind, where="file"):
     if kind in ("Keras", "NumPy arrays", "zip"):
         found, files = _scan_zip(data, kind)
         if kind == "Keras": found += _scan_keras(files)
-        return found + [f for name, content in files.items() if (inner := sniff(content)) in ("pickle", "NumPy array", "HDF5 (Keras)") for f in _scan_bytes(content, inner, name)]
+        inner = {name: sniff(content) for name, content in files.items()}
+        return found + [f for name, k in inner.items() if k in ("pickle", "NumPy array", "HDF5 (Keras)") for f in _scan_bytes(files[name], k, name)]
     return [Finding(where, "unknown", f"{kind}: nothing here can look into it")]
 
 _SCANS = {"ONNX": _scan_onnx, "safetensors": _scan_safetensors, "TFLite": _scan_tflite, "torch.export": _scan_pt2, "TorchScript": _scan_torchscript}
 
+# %% ../nbs/03_serialize.ipynb #da77221e
 def scan(path) -> list: # of `Finding`; empty: nothing found
     "Look into a model file of any kind without loading it. What is found is a reason not to load it; finding nothing is no proof."
     path = _there(path)
@@ -607,16 +670,19 @@ def scan(path) -> list: # of `Finding`; empty: nothing found
     data = _bytes(path, path)
     return _scan_bytes(data, sniff(data), path.name)
 
-# %% ../nbs/03_serialize.ipynb #68fa2849
+# %% ../nbs/03_serialize.ipynb #6b06ba8b
 def _match(path, signature, inputs, outputs, run): # names of the file -> names of the signature; both must mean the same
     pairs = []
     for what, told, real in (("inputs", signature.inputs, inputs), ("outputs", signature.outputs, outputs)):
         names = dict(zip(told, real)) if len(told) == len(real) == 1 else {n: n for n in told if n in real}
-        if len(names) < len(told) or what == "inputs" and len(names) < len(real): raise BadModel(path, f"its signature speaks of the {what} {', '.join(told)}, and the graph has {', '.join(real)}", "seal it with the signature of this model")
+        if len(names) < len(told) or what == "inputs" and len(names) < len(real):
+            raise BadModel(path, f"its signature speaks of the {what} {', '.join(told)}, and the graph has {', '.join(real)}",
+                    "seal it with the signature of this model")
         for n, r in names.items():
             (shape, dtype), (has, kind) = told[n], real[r]
             if has is not None and (len(has) != len(shape) or any(a != b and None not in (a, b) for a, b in zip(shape, has))) or kind not in (None, dtype):
-                raise BadModel(path, f"its signature says that {n} is {dtype} {_shape(shape)}, and the graph has {kind or dtype} {_shape(has)}", "seal it with the signature of this model")
+                raise BadModel(path, f"its signature says that {n} is {dtype} {_shape(shape)}, and the graph has {kind or dtype} {_shape(has)}",
+                        "seal it with the signature of this model")
         pairs.append(names)
     return lambda feeds: (lambda out: {n: np.asarray(out[r]) for n, r in pairs[1].items()})(run({pairs[0][n]: v for n, v in feeds.items()}))
 
@@ -658,7 +724,7 @@ def _litert(path, data, signature, threads):
         return {n: ((v.astype(np.float32) - d["quantization"][1]) * np.float32(d["quantization"][0]) if whole(d := outs[n]) else v) for n, v in out.items()}
     return _match(path, signature, real(ins), real(outs), run)
 
-# %% ../nbs/03_serialize.ipynb #b0f91bc6
+# %% ../nbs/03_serialize.ipynb #448501e3
 def _torch_graph(module, threads, signature):
     torch = need("torch")
     torch.set_num_threads(threads)
@@ -677,25 +743,30 @@ def _jit(path, data, signature, threads):
     if bad: raise BadModel(path, f"its graph holds {', '.join(bad[:4])}, which arithmetic does not need", "do not use it; ask who made it for an .onnx file")
     return _torch_graph(module.eval(), threads, signature)
 
+# %% ../nbs/03_serialize.ipynb #4939c99a
 def _exported(path, data, signature, threads):
     torch = need("torch")
     return _torch_graph(torch.export.load(io.BytesIO(data)).module(), threads, signature)
 
-# %% ../nbs/03_serialize.ipynb #54eb3ec5
+# %% ../nbs/03_serialize.ipynb #c696201d
 def _weights(path, data, signature, threads):
     p = Preprocess(**(signature.preprocess or {"labels": ()}))
     weights = need("safetensors.numpy").load(data)
-    if signature.preprocess is None or "block0.kernel" not in weights: raise BadModel(path, "holds weights, and no small_cnn to put them in: weights alone are no model", "build the network in code, then load the arrays with safetensors.numpy.load_file(path)")
+    if signature.preprocess is None or "block0.kernel" not in weights:
+        raise BadModel(path, "holds weights, and no small_cnn to put them in: weights alone are no model",
+                "build the network in code, then load the arrays with safetensors.numpy.load_file(path)")
     model = set_weights(small_cnn(signature.framework, p.labels, p.size, weights["block0.kernel"].shape[-1]), weights)
     model.preprocess = p
-    if replace(signature_of(model), preprocess=signature.preprocess) != signature: raise BadModel(path, "its signature is not that of the network which its weights make", "seal it with signature_of(model)")
+    if replace(signature_of(model), preprocess=signature.preprocess) != signature:
+        raise BadModel(path, "its signature is not that of the network which its weights make", "seal it with signature_of(model)")
     if signature.framework == "torch": need("torch").set_num_threads(threads)
     return lambda feeds: dict(logits=logits(model, feeds["pixels"])), model
 
-# %% ../nbs/03_serialize.ipynb #095cbc4d
+# %% ../nbs/03_serialize.ipynb #57dbda2e
 def _savedmodel(path, files, signature, threads):
     tf = need("tensorflow")
-    with contextlib.suppress(RuntimeError): tf.config.threading.set_intra_op_parallelism_threads(threads); tf.config.threading.set_inter_op_parallelism_threads(threads)
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(threads); tf.config.threading.set_inter_op_parallelism_threads(threads)
     with tempfile.TemporaryDirectory() as temp: # a copy of what was looked at: nobody can change it in between
         for name, data in files.items(): (Path(temp) / name).parent.mkdir(parents=True, exist_ok=True); (Path(temp) / name).write_bytes(data)
         model = tf.saved_model.load(temp)
@@ -706,18 +777,24 @@ def _savedmodel(path, files, signature, threads):
 
 _RUNNERS = {".onnx": _ort, ".tflite": _litert, ".torchscript": _jit, ".pt2": _exported, ".safetensors": _weights, "": _savedmodel}
 
-# %% ../nbs/03_serialize.ipynb #e827ff51
+# %% ../nbs/03_serialize.ipynb #304cb3db
 class Loaded:
     "A model from a file: call it with arrays, or ask `.predict` for probabilities; `.signature`, `.format`, `.path`."
-    def __init__(self, path, suffix, signature, run, model=None): self.path, self.format, self.signature, self._run, self.model = Path(path), FORMATS[suffix], signature, run, model
-    def __repr__(self): return f"{self.format} {self.path.name}: {', '.join(f'{n} {d} {_shape(s)}' for n, (s, d) in self.signature.inputs.items())} -> {', '.join(f'{n} {_shape(s)}' for n, (s, _) in self.signature.outputs.items())}"
-    def __call__(self, *arrays, **named): # arrays in the order of the signature, or by name, or a frame with these columns -> an array, or a dict where there are several outputs
+    def __init__(self, path, suffix, signature, run, model=None):
+        self.path, self.format, self.signature, self._run, self.model = Path(path), FORMATS[suffix], signature, run, model
+    def __repr__(self):
+        inputs = ", ".join(f"{n} {d} {_shape(s)}" for n, (s, d) in self.signature.inputs.items())
+        return f"{self.format} {self.path.name}: {inputs} -> {', '.join(f'{n} {_shape(s)}' for n, (s, _) in self.signature.outputs.items())}"
+    def __call__(self, *arrays, **named): # in the order of the signature, or by name, or a frame with these columns
+        "The outputs: an array, or a dict where there are several."
         feeds = _feeds(self.path.name, self.signature.inputs, arrays, named)
         n = len(next(iter(feeds.values())))
         if n: out = self._run(feeds)
-        else: out = {k: np.empty((0, *(d or 0 for d in shape[1:])), dtype) for k, (shape, dtype) in self.signature.outputs.items()} # several runtimes fail on no rows
+        else:
+            out = {k: np.empty((0, *(d or 0 for d in shape[1:])), dtype) for k, (shape, dtype) in self.signature.outputs.items()} # several runtimes fail on no rows
         return next(iter(out.values())) if len(out) == 1 else out
-    def predict(self, x, batch:int=256) -> np.ndarray: # pictures (PIL, uint8 arrays of any size, a list of them) or rows -> probabilities (n, classes); what the model gives, where it has no classes
+    def predict(self, x, # pictures (PIL, uint8 arrays of any size, a list of them) or rows
+                batch:int=256) -> np.ndarray: # probabilities (n, classes); of a model without classes: what it gives
         "The answer to pictures or rows, prepared as the model's own signature says."
         s = self.signature
         if s.preprocess: x = Preprocess(**s.preprocess)(x) if not hasattr(x, "__len__") or len(x) else np.empty((0, *next(iter(s.inputs.values()))[0][1:]), np.uint8)
@@ -725,47 +802,58 @@ class Loaded:
         out = np.concatenate([next(iter(p.values())) if isinstance(p, dict) else p for p in parts])
         return softmax(out, axis=1) if s.gives == "logits" else out
 
-# %% ../nbs/03_serialize.ipynb #adaf141b
+# %% ../nbs/03_serialize.ipynb #70b6ddd6
 def _feeds(name, told, arrays, named): # told: the inputs of the signature -> name: array
     if len(arrays) == 1 and isinstance(arrays[0], (dict, pd.DataFrame)):
         rows = arrays[0]
         odd = [c for c in rows if not isinstance(c, str)]
         if odd: raise TypeError(f"{name}: columns must have names; got {odd[0]!r} ({type(odd[0]).__name__}) as the name of one. The model takes {', '.join(told)}")
         named, arrays = {c: rows[c] for c in (told if isinstance(rows, pd.DataFrame) and set(told) <= set(rows) else rows)}, ()
-    elif len(arrays) == 1 and len(told) > 1 and np.ndim(arrays[0]) == 2 and np.shape(arrays[0])[1] == len(told): raise TypeError(f"{name}: an array without names; the order of columns is easily lost. Give a frame or a dict with {', '.join(told)}")
-    if len(arrays) > len(told) or arrays and named: raise TypeError(f"{name} takes {len(told)} inputs ({', '.join(told)}); got {len(arrays)} and {', '.join(named) or 'no names'}")
+    elif len(arrays) == 1 and len(told) > 1 and np.ndim(arrays[0]) == 2 and np.shape(arrays[0])[1] == len(told):
+        raise TypeError(f"{name}: an array without names; the order of columns is easily lost. Give a frame or a dict with {', '.join(told)}")
+    if len(arrays) > len(told) or arrays and named:
+        raise TypeError(f"{name} takes {len(told)} inputs ({', '.join(told)}); got {len(arrays)} and {', '.join(named) or 'no names'}")
     given = named or dict(zip(told, arrays))
     wrong = [f"missing: {', '.join(m)}"] if (m := [n for n in told if n not in given]) else []
     wrong += [f"unknown: {', '.join(u)}"] if (u := [n for n in given if n not in told]) else []
     if wrong: raise ValueError(f"{name}: inputs do not fit; {'; '.join(wrong)}. The model takes {', '.join(told)}")
     feeds = {n: _fit_input(f"{name}: {n}", given[n], *spec) for n, spec in told.items()}
-    if len({len(v) for v in feeds.values()}) > 1: raise ValueError(f"{name}: inputs must have the same number of rows; got {', '.join(f'{n}: {len(v)}' for n, v in feeds.items())}")
+    if len({len(v) for v in feeds.values()}) > 1:
+        raise ValueError(f"{name}: inputs must have the same number of rows; got {', '.join(f'{n}: {len(v)}' for n, v in feeds.items())}")
     return feeds
 
-# %% ../nbs/03_serialize.ipynb #7121d343
+# %% ../nbs/03_serialize.ipynb #4e6dd72a
 def _fit_input(what, value, shape, dtype):
     x = np.asarray(value)
     if x.ndim == 1 and len(shape) == 2 and shape[1] == 1: x = x[:, None]
-    if x.ndim != len(shape) or any(want not in (None, has) for want, has in zip(shape, x.shape)): raise ValueError(f"{what} must have shape {_shape(shape)}; got {x.shape}. One row: x[None]")
+    if x.ndim != len(shape) or any(want not in (None, has) for want, has in zip(shape, x.shape)):
+        raise ValueError(f"{what} must have shape {_shape(shape)}; got {x.shape}. One row: x[None]")
     if dtype == "str":
-        if x.dtype.kind not in "OUST" or any(not isinstance(v, str) for v in x.ravel()): raise TypeError(f"{what} must hold texts; got {x.dtype}" + (f", such as {next(v for v in x.ravel() if not isinstance(v, str))!r}" if x.dtype.kind == "O" else ""))
+        if x.dtype.kind not in "OUST" or any(not isinstance(v, str) for v in x.ravel()):
+            raise TypeError(f"{what} must hold texts; got {x.dtype}, such as {next(v for v in x.ravel() if not isinstance(v, str))!r}")
         return x.astype(object)
-    if x.dtype.kind not in "biuf" or not np.can_cast(x.dtype, dtype, "same_kind"): raise TypeError(f"{what} must be {dtype}; got {x.dtype}, which does not become that without loss")
-    if x.dtype.kind == "f" and not np.isfinite(x).all(): raise ValueError(f"{what}: {(~np.isfinite(x)).sum()} of {x.size} values are NaN or infinite; the model was not made for them. Impute or drop them first")
+    if x.dtype.kind not in "biuf" or not np.can_cast(x.dtype, dtype, "same_kind"):
+        raise TypeError(f"{what} must be {dtype}; got {x.dtype}, which does not become that without loss")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise ValueError(f"{what}: {(~np.isfinite(x)).sum()} of {x.size} values are NaN or infinite; the model was not made for them. Impute or drop them first")
     return np.ascontiguousarray(x, dtype)
 
-# %% ../nbs/03_serialize.ipynb #636c1d38
+# %% ../nbs/03_serialize.ipynb #0aa12cd6
 def _try_out(model): # one row of zeros: does it give what its signature says?
     s = model.signature
     if any(dtype == "str" for _, dtype in s.inputs.values()): return
     try: out = model._run({n: np.zeros((1, *(d or 1 for d in shape[1:])), dtype) for n, (shape, dtype) in s.inputs.items()})
-    except Exception as e: raise BadModel(model.path, f"does not take what its signature says: {type(e).__name__}: {str(e).strip()[:200]}", "seal it with the signature of this model") from None
+    except Exception as e: raise BadModel(model.path, f"does not take what its signature says: {type(e).__name__}: {str(e).strip()[:200]}",
+            "seal it with the signature of this model") from None
     for n, (shape, dtype) in s.outputs.items():
         has = np.shape(out.get(n))
-        if n not in out or len(has) != len(shape) or any(want not in (None, d) for want, d in zip(shape[1:], has[1:])): raise BadModel(model.path, f"its signature promises {n} {_shape(shape)}, and it gave {has}", "seal it with the signature of this model")
+        if n not in out or len(has) != len(shape) or any(want not in (None, d) for want, d in zip(shape[1:], has[1:])):
+            raise BadModel(model.path, f"its signature promises {n} {_shape(shape)}, and it gave {has}", "seal it with the signature of this model")
     width = next(iter(s.outputs.values()))[0][-1]
-    if s.labels and width not in (None, len(s.labels)): raise BadModel(model.path, f"has {len(s.labels)} labels for {width} outputs", "seal it with the labels of this model")
+    if s.labels and width not in (None, len(s.labels)):
+        raise BadModel(model.path, f"has {len(s.labels)} labels for {width} outputs", "seal it with the labels of this model")
 
+# %% ../nbs/03_serialize.ipynb #13802bdf
 def _open(path, suffix, content, threads=1) -> Loaded: # bytes that are already in memory: what was checked is what is loaded
     if suffix:
         kind = sniff(content)
@@ -773,17 +861,21 @@ def _open(path, suffix, content, threads=1) -> Loaded: # bytes that are already 
             if kind in ("unknown", "broken zip"): raise BadModel(path, f"is no whole {FORMATS[suffix]} file", "get it again from where it was made")
             raise BadModel(path, f"calls itself {FORMATS[suffix]}, and its bytes are {kind}", "do not load it under another name; scan(path) says what is in it")
     found = (_SCANS[FORMATS[suffix]] if suffix else _scan_savedmodel)(content)
-    if found: raise BadModel(path, f"holds {found[0]}" + (f", and {len(found) - 1} more" if found[1:] else ""), "do not load it; scan(path) lists what was found. A model made with save() holds none of this")
+    if found:
+        raise BadModel(path, f"holds {found[0]}" + (f", and {len(found) - 1} more" if found[1:] else ""),
+                "do not load it; scan(path) lists what was found. A model made with save() holds none of this")
     signature = _unsealed(path, suffix, content)
     try: run = _RUNNERS[suffix](path, content, signature, threads)
     except (BadModel, ImportError): raise
-    except Exception as e: raise BadModel(path, f"cannot be opened as {FORMATS[suffix]}: {type(e).__name__}: {str(e).strip()[:200]}", "get it again, or make it again with save()") from None
+    except Exception as e: raise BadModel(path, f"cannot be opened as {FORMATS[suffix]}: {type(e).__name__}: {str(e).strip()[:200]}",
+            "get it again, or make it again with save()") from None
     model = Loaded(path, suffix, signature, *(run if isinstance(run, tuple) else (run,)))
     _try_out(model)
     return model
 
+# %% ../nbs/03_serialize.ipynb #9bd25dec
 def load(path, threads:int=1) -> Loaded: # torch and TensorFlow have one number of threads for the whole process
-    "Open a model made by `save` or sealed by `seal`. Its bytes are read once, looked into, checked against their hash and signature, tried on one row; no pickle is opened and no code of the file runs."
+    "Open a model made by `save` or sealed by `seal`: read once, looked into, held against its hash and signature, tried on one row. No code of the file runs."
     suffix = _format(path); path = _at(path, suffix)
     return _open(path, suffix, _read(path, suffix), threads)
 
@@ -796,7 +888,7 @@ def _quiet(): # exporters talk a lot
         try: yield
         finally: logging.root.manager.disable = before
 
-# %% ../nbs/03_serialize.ipynb #9dc9ae1a
+# %% ../nbs/03_serialize.ipynb #9bb06741
 def _torch_args(signature): # two rows: torch takes a batch of one for a constant
     torch = need("torch")
     return tuple(torch.from_numpy(np.zeros((2, *shape[1:]), dtype)) for shape, dtype in signature.inputs.values())
@@ -809,6 +901,7 @@ def _without_traces(proto): # exporters write down where the author's files lie
     del proto.metadata_props[:]
     return proto
 
+# %% ../nbs/03_serialize.ipynb #319515de
 def _onnx_from_torch(model, signature, columns):
     torch = need("torch")
     with _quiet():
@@ -817,7 +910,7 @@ def _onnx_from_torch(model, signature, columns):
     proto = program.model_proto
     return _without_traces(proto).SerializeToString()
 
-# %% ../nbs/03_serialize.ipynb #55e416a2
+# %% ../nbs/03_serialize.ipynb #3a0ed38d
 def _pt2_from_torch(model, signature, columns):
     torch = need("torch")
     batch = torch.export.Dim("batch")
@@ -835,11 +928,14 @@ def _jit_from_torch(model, signature, columns):
         scripted = torch.jit.freeze(torch.jit.script(model.eval()))
         return scripted.save_to_buffer()
 
+# %% ../nbs/03_serialize.ipynb #e6b29cf0
 def _weights_from(model, signature, columns):
-    if not hasattr(model, "preprocess"): raise BadModel("a .safetensors file", f"holds weights only, and a {type(model).__name__} cannot be built again from them", "use .onnx, which holds the graph too")
+    if not hasattr(model, "preprocess"):
+        raise BadModel("a .safetensors file", f"holds weights only, and a {type(model).__name__} cannot be built again from them",
+                "use .onnx, which holds the graph too")
     return need("safetensors.numpy").save(get_weights(model))
 
-# %% ../nbs/03_serialize.ipynb #adb0e551
+# %% ../nbs/03_serialize.ipynb #d7cb33e4
 def _serving(model, signature): # one tf.function with names: what TF Serving and TFLite will call them
     tf = need("tensorflow")
     specs = [tf.TensorSpec(shape, dtype, name=n) for n, (shape, dtype) in signature.inputs.items()]
@@ -859,6 +955,7 @@ def _exported_folder(model, signature):
 def _savedmodel_from_keras(model, signature, columns):
     with _exported_folder(model, signature) as folder: return _read(folder, "")
 
+# %% ../nbs/03_serialize.ipynb #080591a5
 def _tflite_from_keras(model, signature, columns):
     with _exported_folder(model, signature) as folder: return bytes(need("tensorflow").lite.TFLiteConverter.from_saved_model(folder).convert())
 
@@ -876,14 +973,18 @@ def _onnx_from_keras(model, signature, columns):
         for part in (node.input, node.output): part[:] = [names.get(n, n) for n in part]
     return _without_traces(proto).SerializeToString()
 
-# %% ../nbs/03_serialize.ipynb #7a904c5d
+# %% ../nbs/03_serialize.ipynb #dd0952df
 def _onnx_from_sklearn(model, signature, columns):
     skl2onnx, types = need("skl2onnx"), need("skl2onnx.common.data_types")
     kinds = {"str": types.StringTensorType, "float32": types.FloatTensorType, "uint8": types.UInt8TensorType}
     classes = len(signature.labels)
     with _quiet():
-        try: proto = skl2onnx.convert_sklearn(model, initial_types=[(n, kinds[d](list(s))) for n, (s, d) in signature.inputs.items()], options={"zipmap": False} if classes else None, target_opset={"": 18, "ai.onnx.ml": 3})
-        except Exception as e: raise BadModel("an .onnx file", f"cannot be made: skl2onnx does not know how to convert this {type(model).__name__} ({str(e).strip().splitlines()[0][:160]})", "choose a model that it converts, such as gradient boosting, random forests or linear models") from None
+        try:
+            proto = skl2onnx.convert_sklearn(model, initial_types=[(n, kinds[d](list(s))) for n, (s, d) in signature.inputs.items()],
+                    options={"zipmap": False} if classes else None, target_opset={"": 18, "ai.onnx.ml": 3})
+        except Exception as e: raise BadModel("an .onnx file",
+                f"cannot be made: skl2onnx does not know how to convert this {type(model).__name__} ({str(e).strip().splitlines()[0][:160]})",
+                        "choose a model that it converts, such as gradient boosting, random forests or linear models") from None
     kept = [o for o in proto.graph.output if not classes or o.name == "probabilities"]
     name, (to, _) = kept[0].name, next(iter(signature.outputs.items()))
     del proto.graph.output[:]; proto.graph.output.extend(kept[:1]); proto.graph.output[0].name = to
@@ -891,17 +992,22 @@ def _onnx_from_sklearn(model, signature, columns):
         for part in (node.input, node.output): part[:] = [to if n == name else n for n in part]
     return _without_traces(proto).SerializeToString()
 
-# %% ../nbs/03_serialize.ipynb #b7edc7be
-_MAKERS = {("torch", ".onnx"): _onnx_from_torch, ("torch", ".pt2"): _pt2_from_torch, ("torch", ".torchscript"): _jit_from_torch, ("torch", ".safetensors"): _weights_from,
-           ("keras", ".onnx"): _onnx_from_keras, ("keras", ""): _savedmodel_from_keras, ("keras", ".tflite"): _tflite_from_keras, ("keras", ".safetensors"): _weights_from,
+# %% ../nbs/03_serialize.ipynb #5a2c7ceb
+_MAKERS = {("torch", ".onnx"): _onnx_from_torch, ("torch", ".pt2"): _pt2_from_torch, ("torch", ".torchscript"): _jit_from_torch,
+        ("torch", ".safetensors"): _weights_from,
+           ("keras", ".onnx"): _onnx_from_keras, ("keras", ""): _savedmodel_from_keras, ("keras", ".tflite"): _tflite_from_keras,
+                   ("keras", ".safetensors"): _weights_from,
            ("sklearn", ".onnx"): _onnx_from_sklearn}
 
 def _why_not(kind, suffix):
     if kind == "sklearn": return f"{FORMATS[suffix]} has no place for a scikit-learn model: only ONNX has operations for trees and texts", "use .onnx"
-    if kind == "torch": return f"{FORMATS[suffix]} is made from Keras models, and this is one of torch", "a small_cnn: convert(model, path), which moves the weights to Keras; else use .onnx or .pt2"
-    return f"{FORMATS[suffix]} holds graphs of torch, and this is a Keras model", "a small_cnn: convert(model, path), which moves the weights to torch; else use .onnx or a SavedModel folder"
+    if kind == "torch":
+        return f"{FORMATS[suffix]} is made from Keras models, and this is one of torch", \
+               "a small_cnn: convert(model, path), which moves the weights to Keras; else use .onnx or .pt2"
+    return f"{FORMATS[suffix]} holds graphs of torch, and this is a Keras model", \
+           "a small_cnn: convert(model, path), which moves the weights to torch; else use .onnx or a SavedModel folder"
 
-# %% ../nbs/03_serialize.ipynb #362a923d
+# %% ../nbs/03_serialize.ipynb #0802c53b
 def _probe(signature, rows=8): # pictures of all kinds: noise, plain colours, smooth
     shape = next(iter(signature.inputs.values()))[0]
     rng = np.random.default_rng(0)
@@ -912,8 +1018,11 @@ def _probe(signature, rows=8): # pictures of all kinds: noise, plain colours, sm
 def _same(path, name, want, got, tolerance):
     off = float(np.abs(np.asarray(want, float) - got).max()) if np.shape(want) == np.shape(got) else math.inf
     limit = tolerance * max(1.0, float(np.abs(want).max(initial=0)))
-    if not off <= limit: raise BadModel(path, f"was not written: its {name} differs from the model's by {off:.3g}, and {limit:.3g} is allowed", "look at what the format does to the model, or state a larger tolerance on purpose")
+    if not off <= limit:
+        raise BadModel(path, f"was not written: its {name} differs from the model's by {off:.3g}, and {limit:.3g} is allowed",
+                "look at what the format does to the model, or state a larger tolerance on purpose")
 
+# %% ../nbs/03_serialize.ipynb #28596688
 def _next_version(path, files): # a version that exists is never overwritten
     if re.fullmatch("[1-9][0-9]*", path.name):
         if path.exists(): raise BadModel(path, "exists, and versions are never overwritten", f"save to {path.parent} and get the next number")
@@ -923,7 +1032,7 @@ def _next_version(path, files): # a version that exists is never overwritten
         except OSError as e:
             if not (path / str(n)).exists(): raise
 
-# %% ../nbs/03_serialize.ipynb #60e37cdd
+# %% ../nbs/03_serialize.ipynb #290d35e9
 def save(model, path, sample=None, # rows for a model that is not a `small_cnn`: an array, a dict of arrays, a frame; what the file is checked on
          signature:Signature|None=None, # where `signature_of` does not say it all, such as labels
          tolerance:float=1e-4, # largest difference from the source, as a share of its largest value (or of 1, where that is smaller)
@@ -936,7 +1045,8 @@ def save(model, path, sample=None, # rows for a model that is not a `small_cnn`:
     if hasattr(model, "preprocess"): columns = {"pixels": next(iter(columns.values()))}
     try: content = _MAKERS[kind, suffix](model, signature, columns)
     except (BadModel, ImportError): raise
-    except Exception as e: raise BadModel(path, f"cannot be made of this {type(model).__name__}: {type(e).__name__}: {' '.join(str(e).split())[:300]}", "change the model so that the exporter understands it, or choose another format") from e
+    except Exception as e: raise BadModel(path, f"cannot be made of this {type(model).__name__}: {type(e).__name__}: {' '.join(str(e).split())[:300]}",
+            "change the model so that the exporter understands it, or choose another format") from e
     content = _sealed(suffix, content, signature)
     loaded = _open(path, suffix, content)
     want = dict(zip(signature.outputs, _source(model, kind)(columns, sample).values()))
@@ -944,7 +1054,7 @@ def save(model, path, sample=None, # rows for a model that is not a `small_cnn`:
     for name, w in want.items(): _same(path, name, w, got[name], tolerance)
     return _write(path, content) if suffix else _next_version(Path(path), content)
 
-# %% ../nbs/03_serialize.ipynb #9171778c
+# %% ../nbs/03_serialize.ipynb #d6810953
 def _twin(model, framework): # a `small_cnn` in the other framework, with the same weights
     if framework_of(model) == framework: return model
     weights, p = get_weights(model), model.preprocess
@@ -952,12 +1062,15 @@ def _twin(model, framework): # a `small_cnn` in the other framework, with the sa
     twin.preprocess = p
     return twin
 
+# %% ../nbs/03_serialize.ipynb #7a26c74f
 def convert(source, path, sample=None) -> Path: # a model, or the path of an artefact
     "Bring a model into the format of `path`, where that can be done without guessing, and check it against `source`."
     suffix = _format(path)
     if isinstance(source, (str, Path)):
         loaded = load(source)
-        if loaded.model is None: raise BadModel(source, f"{loaded.format} is a graph for running: it does not become {FORMATS[suffix]} again", "convert the model it was made from, or its .safetensors; only weights can be built anew in any framework")
+        if loaded.model is None:
+            raise BadModel(source, f"{loaded.format} is a graph for running: it does not become {FORMATS[suffix]} again",
+                    "convert the model it was made from, or its .safetensors; only weights can be built anew in any framework")
         source = loaded.model
     kind = _kind(source)
     if (kind, suffix) not in _MAKERS and hasattr(source, "preprocess"): source = _twin(source, "keras" if kind == "torch" else "torch")
@@ -972,10 +1085,13 @@ def given(name:str) -> Path:
     if name not in there: raise FileNotFoundError(f"no model {name!r} comes with the course; there is: {', '.join(there) or 'none'}")
     return GIVEN / name
 
-# %% ../nbs/03_serialize.ipynb #51dbec6c
-RUNS = {"pickle": "any Python", "ONNX": "a fixed set of operations; may name other files", "torch.export": "any Python, four ways in torch 2.13", "TorchScript": "its own language; can write files",
-        "safetensors": "nothing", "TFLite": "a fixed set of operations", "SavedModel": "TensorFlow operations; can read and write files"} # what the format's own loader runs or reaches, without a look before
+# %% ../nbs/03_serialize.ipynb #da26bee2
+RUNS = {"pickle": "any Python", "ONNX": "a fixed set of operations; may name other files", "torch.export": "any Python, four ways in torch 2.13",
+        "TorchScript": "its own language; can write files",
+        "safetensors": "nothing", "TFLite": "a fixed set of operations",
+                "SavedModel": "TensorFlow operations; can read and write files"} # what the format's own loader runs or reaches, without a look before
 
+# %% ../nbs/03_serialize.ipynb #15883a4f
 def interleaved(calls:dict, # name -> function without arguments
                 rounds:int=7, slot:float=0.004, # CPU seconds that each gets in each round
                ) -> dict: # name -> CPU seconds of one call: the smallest of all rounds
@@ -991,9 +1107,10 @@ def interleaved(calls:dict, # name -> function without arguments
             best[name] = min(best.get(name, math.inf), (time.process_time() - start) / times[name])
     return best
 
-# %% ../nbs/03_serialize.ipynb #93b815a4
+# %% ../nbs/03_serialize.ipynb #0bcd5158
 def _size(path): return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
+# %% ../nbs/03_serialize.ipynb #afa44e7f
 def round_trip(model, x, # pictures (uint8) or a frame of rows: the more, the better the proof; at least two
                tolerance:float=1e-4, rounds:int=7) -> pd.DataFrame: # index: format; supported, why, difference, agreement, bytes, load_ms, one_ms, batch_ms, runs
     "Save `model` in every format, load it again and compare: answers on all of `x`, size, CPU time to load, for one row, and for all rows, on one thread."
@@ -1008,7 +1125,8 @@ def round_trip(model, x, # pictures (uint8) or a frame of rows: the more, the be
             except BadModel as e: rows[name] = dict(supported=False, why=e.why); continue
             loaded = load(path)
             got = loaded(columns)
-            rows[name] = dict(supported=True, why="", difference=float(np.abs(got - want).max()), agreement=float((got.argmax(1) == want.argmax(1)).mean()), bytes=_size(path),
+            rows[name] = dict(supported=True, why="", difference=float(np.abs(got - want).max()), agreement=float((got.argmax(1) == want.argmax(1)).mean()),
+                    bytes=_size(path),
                               load_ms=1e3 * min(interleaved({"load": partial(load, path)}, rounds=2).values()))
             calls[name] = loaded
         calls[f"the {kind} model"] = None
@@ -1017,7 +1135,8 @@ def round_trip(model, x, # pictures (uint8) or a frame of rows: the more, the be
     rows = {f"the {kind} model": dict(supported=True, why="", difference=0.0, agreement=1.0), **rows}
     for name in one: rows[name] |= dict(one_ms=1e3 * one[name], batch_ms=1e3 * many[name])
     table = pd.DataFrame.from_dict(rows, orient="index").assign(runs=lambda t: [RUNS.get(i, "") for i in t.index])
-    if not (table.supported & (table.index != f"the {kind} model")).any(): raise BadModel(type(model).__name__, "goes into no format here", f"look at the reasons: {table.why.to_dict()}")
+    if not (table.supported & (table.index != f"the {kind} model")).any():
+        raise BadModel(type(model).__name__, "goes into no format here", f"look at the reasons: {table.why.to_dict()}")
     return table
 
 # %% ../nbs/03_serialize.ipynb #d990c683
