@@ -8,16 +8,16 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
 from datetime import datetime, timezone
 from importlib.metadata import version
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 
 os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1", TF_ENABLE_ONEDNN_OPTS="0")
 import numpy as np
 
 from mlops_course.data import leaves, representative
+from mlops_course.edge import convert_all
 from mlops_course.quantize import CALIBRATIONS, agreement, int8_instructions, quantize, quantize_onnx, quantize_onnx_dynamic, quantize_torch, race
 from mlops_course.serialize import save
 from mlops_course.train import Preprocess, augment, fit, get_weights, parameters, resnet50, set_weights, small_cnn, split
@@ -106,21 +106,6 @@ def torch_bytes(model):
     return buffer.tell()
 
 
-def tflite(model, path, variant, calibration):
-    import tensorflow as tf
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    if variant != "float32": converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if variant == "float16": converter.target_spec.supported_types = [tf.float16]
-    if variant == "int8":
-        converter.representative_dataset = lambda: ([x[None].astype(np.float32)] for x in calibration)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.uint8
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path.write_bytes(converter.convert())
-    return path
-
-
 def variants(name, model, twin, calibration, methods=tuple(CALIBRATIONS)):
     "name -> (bytes, runner) of one model in all runtimes; `twin` is the same model in Keras."
     folder = WORK / name
@@ -128,7 +113,7 @@ def variants(name, model, twin, calibration, methods=tuple(CALIBRATIONS)):
     files = {"ONNX Runtime float32": save(model, folder / "float32.onnx", tolerance=1e-3)}
     for method in methods: files[f"ONNX Runtime int8 ({method})"] = quantize_onnx(files["ONNX Runtime float32"], folder / f"{method}.onnx", calibration, method=method)
     files["ONNX Runtime int8, dynamic"] = quantize_onnx_dynamic(files["ONNX Runtime float32"], folder / "dynamic.onnx")
-    for variant in ("float32", "float16", "dynamic", "int8"): files[f"LiteRT {variant}"] = tflite(twin, folder / f"{variant}.tflite", variant, calibration)
+    for variant, path in convert_all(twin, folder, calibration).items(): files[f"LiteRT {variant}"] = path
     made = {title: (path.stat().st_size, (onnx_runner if path.suffix == ".onnx" else litert_runner)(path)) for title, path in files.items()}
     made["torch float32"] = torch_bytes(model), torch_runner(model)
     if type(model).__name__ == "SmallCNN":
