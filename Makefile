@@ -11,7 +11,7 @@ JOBS   ?= 2
 DEMO   := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help lab grade test verify export readme derive clean bench-grading
+.PHONY: help lab grade test verify export readme derive clean bench-grading bench-quantize
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -89,6 +89,9 @@ bench-grading:  ## Compare with nbgrader and otter-grader on a class of N=48 (CL
 	@$(MAKE) --silent --no-print-directory --keep-going $(BENCH_ENVS) || echo "Not every environment could be made; going on with those that could." >&2
 	@test -x benchmarks/.venv-ours/bin/mlops-course || { echo "The comparison itself runs in benchmarks/.venv-ours, which is not there; see the message above." >&2; exit 1; }
 	@benchmarks/.venv-ours/bin/python $(BENCH)/run.py --n $(N) --jobs $(JOBS) $(if $(filter 0,$(CLASS200)),--no-large)
+
+bench-quantize: $(DEV)  ## Measure what quantization gains and costs (PHOTOS=folder of leaves)
+	@$(BIN)/python benchmarks/quantize/run.py $(if $(PHOTOS),--photos '$(PHOTOS)')
 
 clean:  ## Remove the environment and the demo class
 	rm -rf $(VENV) $(DEMO) build *.egg-info
