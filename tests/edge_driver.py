@@ -1,7 +1,7 @@
 """Runs the hybrid client in processes that are killed; a helper of test_edge.py, in a process without any framework, so that forking is safe.
 
 lines URL FOLDER            one client for each line that it would run, killed before that line; prints one JSON line each
-moments URL FOLDER SECONDS  clients that share one queue, each killed after a random time; prints one JSON line for each answer that a user saw, then {"kills": n}
+moments URL FOLDER          clients that share one queue, each killed after a random time, until FOLDER/stop is there; prints one JSON line for each answer that a user saw, then {"kills": n}
 """
 import json
 import os
@@ -96,15 +96,16 @@ def every_line(url, folder):
 
 
 def endless(url, queue, first, out):
-    with edge.HybridClient(url, Local(), queue, keep="image", pause=0.01, longest=0.05, every=0.02, timeout=0.3, upload_timeout=0.5) as client:
+    with edge.HybridClient(url, Local(), queue, keep="image", pause=0.01, longest=0.05, every=0.02, timeout=0.5, upload_timeout=1) as client:
         for n in range(first, first + 10**6):
             predict(client, n, out)
 
 
-def random_moments(url, folder, seconds):
-    chance, kills, end, running, at = random.Random(7), 0, time.monotonic() + seconds, {}, 0
-    while time.monotonic() < end or running:
-        while len(running) < 2 and time.monotonic() < end:
+def random_moments(url, folder):
+    chance, kills, running, at, end = random.Random(7), 0, {}, 0, time.monotonic() + 200
+    go_on = lambda: not (folder / "stop").exists() and time.monotonic() < end
+    while running or go_on():
+        while len(running) < 2 and go_on():
             at += 1
             pid, r = forked(endless, url, folder / "shared.db", at * 10**6)
             running[r] = pid, time.monotonic() + chance.uniform(0.01, 0.4)
@@ -123,4 +124,4 @@ def random_moments(url, folder, seconds):
 
 if __name__ == "__main__":
     what, url, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    every_line(url, folder) if what == "lines" else random_moments(url, folder, float(sys.argv[4]))
+    every_line(url, folder) if what == "lines" else random_moments(url, folder)

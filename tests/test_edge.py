@@ -542,27 +542,33 @@ def test_killed_before_each_line_nothing_is_lost_and_nothing_logged_twice(tmp_pa
 
 
 def test_killed_at_random_on_both_sides(tmp_path, cloud):
-    chance, driver = random.Random(1), subprocess.Popen([sys.executable, DRIVER, "moments", cloud.url, tmp_path, "12"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    chance, driver = random.Random(1), subprocess.Popen([sys.executable, DRIVER, "moments", cloud.url, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(driver.stdout))
     reader.start()
-    server_kills = 0
-    while driver.poll() is None:
+    server_kills, start = 0, time.monotonic()
+    while driver.poll() is None and (server_kills < 4 or time.monotonic() - start < 10):
         cloud.be(chance.choice(["ok", "ok", "lost", "cut", "broken", "portal", "silent"]))
         time.sleep(chance.uniform(0.1, 0.8))
         if chance.random() < 0.5:
             cloud.kill()
             server_kills += 1
-    reader.join()
-    assert driver.returncode == 0, driver.stderr.read()[-3000:]
     cloud.be("ok")
+    time.sleep(2)
+    (tmp_path / "stop").touch()
+    reader.join()
+    driver.wait()
+    assert driver.returncode == 0, driver.stderr.read()[-3000:]
     with HybridClient(cloud.url, Local(), tmp_path / "shared.db") as client:
-        client.flush()
+        end = time.monotonic() + 60  # a machine may be busy
+        while client.status()["waiting"] and time.monotonic() < end:
+            client.flush()
         assert client.status() | dict(waiting=0, refused=0, dropped=0) == client.status()
     *seen, last = map(json.loads, lines)
     rows = cloud.rows()
     log = rows.set_index("id")
-    assert last["kills"] >= 30 and server_kills >= 3 and {a["source"] for a in seen} == {"edge", "cloud"}
+    assert last["kills"] >= 30
+    assert {a["source"] for a in seen} == {"edge", "cloud"}
     assert {a["id"] for a in seen} <= set(log.index), "an answer that a user saw is missing"
     assert all((log.label[a["id"]], log.source[a["id"]]) == (a["label"], a["source"]) for a in seen)
     assert not rows.sha256.duplicated().any() and len(rows) - len(seen) <= last["kills"]
