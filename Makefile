@@ -11,7 +11,7 @@ JOBS   ?= 2
 DEMO   := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help lab grade test verify export readme derive clean bench-grading bench-quantize
+.PHONY: help lab grade test verify export readme derive models clean bench-grading bench-quantize
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ readme: $(DEV)
 
 derive: $(DEV)
 	$(BIN)/mlops-course derive
+
+models: $(DEV)  ## Train the small leaf models that come with the package anew
+	$(BIN)/python -c 'from mlops_course.edge import course_models; print(*course_models("mlops_course/models"), sep="\n")'
 
 # --- benchmarks ---------------------------------------------------------------------------------------------------------------
 # Each grader in an environment of its own, and all of them by pip: it finds a CPU wheel of torch where one is configured, uv does not.

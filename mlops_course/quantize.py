@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LIMITS', 'CALIBRATIONS', 'scale_zero', 'quantize', 'dequantize', 'fold_norm', 'quantize_weights', 'integer_matmul',
            'requantize', 'patches', 'quantized_conv', 'minmax', 'percentile', 'entropy', 'quantize_onnx', 'agreement',
-           'quantize_onnx_dynamic', 'quantize_torch', 'sensitivity', 'int8_instructions', 'race', 'probe',
+           'quantize_onnx_dynamic', 'quantize_torch', 'sensitivity', 'int8_instructions', 'probe',
            'quantization_picture', 'quantization_explorer']
 
 # %% ../nbs/11_quantize.ipynb #42758aeb
@@ -333,23 +333,12 @@ def sensitivity(source, images, method:str="minmax") -> pd.DataFrame: # one row 
             rows.append(dict(node=node.name, operator=node.op_type, weights=sum(sizes.get(i, 0) for i in node.input), error=float(np.sqrt(((got - want)**2).mean()) / want.std()), agreement=agreement(got, want)))
     return pd.DataFrame(rows)
 
-# %% ../nbs/11_quantize.ipynb #d6944265
+# %% ../nbs/11_quantize.ipynb #7c2a72ea
 def int8_instructions() -> list: # such as ["avx512_vnni"]; empty where there are none, or where it cannot be told
     "The instructions of this processor that multiply bytes and add up in 32 bits, as Linux names them."
     try: words = set(Path("/proc/cpuinfo").read_text().split())
     except OSError: return []
     return sorted(words & {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
-
-def race(calls:dict, # name -> function without arguments, each on one thread, the caller's
-         rounds:int=20) -> pd.DataFrame: # index: names; seconds of CPU time: min, median
-    "Time several functions in turns, so that whatever disturbs disturbs all."
-    if rounds < 1 or not calls: raise ValueError(f"at least one function and one round are needed; got {len(calls)} and {rounds}")
-    for f in calls.values(): f()  # the first call prepares
-    times = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, f in calls.items():
-            start = time.thread_time(); f(); times[name].append(time.thread_time() - start)
-    return pd.DataFrame({name: dict(min=np.min(t), median=np.median(t)) for name, t in times.items()}).T
 
 # %% ../nbs/11_quantize.ipynb #c6c11f03
 def probe(model, images, block:int=1): # a `small_cnn` in torch -> values before the ReLU of that block; function: such values -> logits

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMATS', 'REFUSED', 'KINDS', 'KEY', 'ZEROS', 'LIMIT', 'RATIO', 'MEMBERS', 'DOMAINS', 'TF_PLAIN', 'SAVER', 'GIVEN',
            'RUNS', 'BadModel', 'Signature', 'signature_of', 'versions', 'Finding', 'sniff', 'seal', 'read_signature',
-           'scan', 'Loaded', 'load', 'save', 'convert', 'given', 'interleaved', 'round_trip', 'round_trip_figure']
+           'scan', 'Loaded', 'load', 'save', 'convert', 'given', 'round_trip', 'round_trip_figure']
 
 # %% ../nbs/03_serialize.ipynb #5cc3e78f
 import ast, contextlib, hashlib, io, json, logging, math, os, pickletools, re, secrets, shutil, struct, tempfile, time, warnings, zipfile
@@ -1091,26 +1091,10 @@ RUNS = {"pickle": "any Python", "ONNX": "a fixed set of operations; may name oth
         "safetensors": "nothing", "TFLite": "a fixed set of operations",
                 "SavedModel": "TensorFlow operations; can read and write files"} # what the format's own loader runs or reaches, without a look before
 
-# %% ../nbs/03_serialize.ipynb #15883a4f
-def interleaved(calls:dict, # name -> function without arguments
-                rounds:int=7, slot:float=0.004, # CPU seconds that each gets in each round
-               ) -> dict: # name -> CPU seconds of one call: the smallest of all rounds
-    "Measure several functions in turns, so that a slow moment of the machine hits all of them."
-    best, times = {}, {}
-    for name, f in calls.items():
-        f(); start = time.process_time(); f()
-        times[name] = int(max(1, min(1000, slot / max(time.process_time() - start, 1e-6))))
-    for _ in range(rounds):
-        for name, f in calls.items():
-            start = time.process_time()
-            for _ in range(times[name]): f()
-            best[name] = min(best.get(name, math.inf), (time.process_time() - start) / times[name])
-    return best
-
 # %% ../nbs/03_serialize.ipynb #0bcd5158
 def _size(path): return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
-# %% ../nbs/03_serialize.ipynb #afa44e7f
+# %% ../nbs/03_serialize.ipynb #f72f3aa2
 def round_trip(model, x, # pictures (uint8) or a frame of rows: the more, the better the proof; at least two
                tolerance:float=1e-4, rounds:int=7) -> pd.DataFrame: # index: format; supported, why, difference, agreement, bytes, load_ms, one_ms, batch_ms, runs
     "Save `model` in every format, load it again and compare: answers on all of `x`, size, CPU time to load, for one row, and for all rows, on one thread."
@@ -1127,11 +1111,11 @@ def round_trip(model, x, # pictures (uint8) or a frame of rows: the more, the be
             got = loaded(columns)
             rows[name] = dict(supported=True, why="", difference=float(np.abs(got - want).max()), agreement=float((got.argmax(1) == want.argmax(1)).mean()),
                     bytes=_size(path),
-                              load_ms=1e3 * min(interleaved({"load": partial(load, path)}, rounds=2).values()))
+                              load_ms=1e3 * min(core.fastest({"load": partial(load, path)}, rounds=2).values()))
             calls[name] = loaded
         calls[f"the {kind} model"] = None
         run = lambda f, k: partial(source, k) if f is None else partial(f, {c: v[:k] for c, v in columns.items()})
-        one, many = interleaved({name: run(f, 1) for name, f in calls.items()}, rounds), interleaved({name: run(f, n) for name, f in calls.items()}, rounds)
+        one, many = core.fastest({name: run(f, 1) for name, f in calls.items()}, rounds), core.fastest({name: run(f, n) for name, f in calls.items()}, rounds)
     rows = {f"the {kind} model": dict(supported=True, why="", difference=0.0, agreement=1.0), **rows}
     for name in one: rows[name] |= dict(one_ms=1e3 * one[name], batch_ms=1e3 * many[name])
     table = pd.DataFrame.from_dict(rows, orient="index").assign(runs=lambda t: [RUNS.get(i, "") for i in t.index])

@@ -10,17 +10,16 @@ import sys
 import threading
 import time
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlops_course import edge, serialize
-from mlops_course.core import free_port
+from mlops_course.core import fastest, free_port
 from mlops_course.data import LEAF_CLASSES, leaves
 from mlops_course.edge import MODES, VARIANTS, Breaker, Cloud, HybridClient, Log, Outbox, Unreachable, compare, convert_all, convert_tflite, post
-from mlops_course.train import Preprocess, get_weights, logits, parameters, set_weights, small_cnn
+from mlops_course.train import get_weights, logits, parameters, set_weights, small_cnn
 
 pytest.importorskip("ai_edge_litert")
 DRIVER = Path(__file__).parent / "edge_driver.py"
@@ -44,10 +43,7 @@ def picture(n):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "leaves.tflite"
-    shutil.copy(serialize.given("leaves-float32.tflite"), path)
-    prep = Preprocess(LEAF_CLASSES, 32)
-    return serialize.seal(path, serialize.Signature(dict(pixels=((None, 32, 32, 3), "float32")), dict(logits=((None, 5), "float32")), LEAF_CLASSES, asdict(prep), "logits", "keras"))
+    return shutil.copy(serialize.given("leaves-float32.tflite"), tmp_path_factory.mktemp("model") / "leaves.tflite")
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +144,7 @@ def test_resnet50_in_four_variants(tmp_path):
     size = {k: p.stat().st_size for k, p in files.items()}
     print({k: f"{v / 1e6:.1f} MB" for k, v in size.items()}, parameters(big))
     assert size["float32"] / size["float16"] > 1.98 and size["float32"] / size["int8"] > 3.85 and size["float32"] / size["dynamic"] > 3.85
-    speed = edge.race({k: edge._invoker(p, images[0]) for k, p in files.items()}, turns=3)
+    speed = fastest({k: edge._invoker(p, images[0]) for k, p in files.items()}, rounds=3)
     print({k: f"{v * 1000:.0f} ms" for k, v in speed.items()})
 
 

@@ -430,7 +430,7 @@ class _Reader:
         _require(not (twice and self.solved), f"the question {question.id!r} is there twice")
         if not twice: self.questions.append(question)  # a student may have split the cell: the first half counts here
 
-# %% ../../nbs/grading/00_labs.ipynb #601d60cb
+# %% ../../nbs/grading/00_labs.ipynb #e2430635
 def _holes(reader):
     "The holes of a notebook, in order, each with the names that its checks use."
     holes = {}
@@ -445,16 +445,17 @@ def _holes(reader):
 
 def _cross_check(reader, holes):
     "Everything that one cell alone cannot get wrong."
-    position = {c.name: i for i, c in enumerate(reader.cells) if c.role in ("hole", "check")}
+    position, of_hole = [{c.name: i for i, c in enumerate(reader.cells) if c.role == role} for role in ("check", "hole")]
     for check in reader.checks:
         for name in check.needs:
             if name not in holes: reader.fail(f"check {check.id!r} needs the hole {name!r}; there are {', '.join(holes) or 'none'}", position[check.id])
-            if position[name] > position[check.id]: reader.fail(f"check {check.id!r} stands before the hole {name!r} that it needs", position[check.id])
+            if of_hole[name] > position[check.id]: reader.fail(f"check {check.id!r} stands before the hole {name!r} that it needs", position[check.id])
         if check.port and check.port not in reader.parameters: reader.fail(f"check {check.id!r}: port names {check.port!r}, which is no parameter", position[check.id])
     for name in holes:
-        if not any(name in c.needs for c in reader.checks): reader.fail(f"no check needs the hole {name!r}", position[name])
+        if not any(name in c.needs for c in reader.checks): reader.fail(f"no check needs the hole {name!r}", of_hole[name])
+        if reader.solved and all(c.hidden for c in reader.checks if name in c.needs): reader.fail(f"only hidden checks need the hole {name!r}; add a public one, so that students have something to try it with", of_hole[name])
     for q in reader.questions:
-        if q.id in position: reader.fail(f"the question {q.id!r} has the name of a hole or check; give it another")
+        if q.id in position | of_hole: reader.fail(f"the question {q.id!r} has the name of a hole or check; give it another")
     for a in reader.alternatives:
         if a.hole not in holes: reader.fail(f"alternative {a.name!r} is for the hole {a.hole!r}; there are {', '.join(holes)}")
 
