@@ -33,6 +33,13 @@ GRADE := $(if $(wildcard $(VENV)/dev.stamp),$(VENV)/dev.stamp,$(VENV)/grade.stam
 LAB   := $(if $(wildcard $(VENV)/dev.stamp),$(VENV)/dev.stamp,$(VENV)/lab.stamp)
 DEV   := $(VENV)/dev.stamp
 
+# A second version of scikit-learn beside ours: tests open each one's pickles with the other.
+OLDER := $(VENV)/older/ready
+$(OLDER): | $(BIN)/python
+	@echo "Installing an older scikit-learn beside ours, for the tests of pickles (once) ..."
+	@$(PIP) --no-deps $(if $(UV),,--no-warn-conflicts) --target $(@D) scikit-learn==1.5.2 numpy==2.0.2 scipy==1.14.1 || { echo "Installing failed. Look at the message above; check the network, then run 'make' again."; exit 1; }
+	@touch $@
+
 # --- for users --------------------------------------------------------------------------------------------------------------
 
 lab: $(LAB)  ## Open JupyterLab on the labs
@@ -45,7 +52,7 @@ grade: $(GRADE)  ## Grade a demo class of 24 and write its report
 	 elif [ $$code -ne 0 ]; then exit $$code; fi
 	@echo "Open $(DEMO)/graded/report/index.html"
 
-test: $(DEV)  ## Check everything: export, notebooks, labs, tests
+test: $(DEV) $(OLDER)  ## Check everything: export, notebooks, labs, tests
 	@echo "== the package is what the notebooks export";      $(RUN) pytest -q -p no:cacheprovider tests/test_project.py
 	@echo "== every chapter runs";                            $(BIN)/nbdev-test --n-workers $(JOBS)
 	@echo "== the students' copies are up to date";           $(BIN)/mlops-course derive --check

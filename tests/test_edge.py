@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from mlops_course import edge, serialize
-from mlops_course.core import fastest, free_port
+from mlops_course.core import free_port
 from mlops_course.data import LEAF_CLASSES, leaves
 from mlops_course.edge import MODES, VARIANTS, Breaker, Cloud, HybridClient, Log, Outbox, Unreachable, compare, convert_all, convert_tflite, post
-from mlops_course.train import get_weights, logits, parameters, set_weights, small_cnn
+from mlops_course.train import get_weights, logits, set_weights, small_cnn
 
 pytest.importorskip("ai_edge_litert")
 DRIVER = Path(__file__).parent / "edge_driver.py"
@@ -133,19 +133,6 @@ def test_compare_has_a_row_for_each_file(files, pictures):
     table = compare(files, pictures[0], pictures[1], turns=3)
     assert list(table.index) == list(VARIANTS) and table.agreement["float32"] == 1 and (table.ms > 0).all()
     assert ((table.low < table.accuracy + 1e-9) & (table.accuracy < table.high + 1e-9)).all()
-
-
-@pytest.mark.skipif(not os.environ.get("RESNET"), reason="converts a network of 25 million parameters four times, minutes; ask with RESNET=1")
-def test_resnet50_in_four_variants(tmp_path):
-    from mlops_course.train import resnet50
-    big = resnet50("keras")
-    images = np.random.default_rng(0).integers(0, 256, (4, *big.input_shape[1:]), dtype=np.uint8)
-    files = convert_all(big, tmp_path, images)
-    size = {k: p.stat().st_size for k, p in files.items()}
-    print({k: f"{v / 1e6:.1f} MB" for k, v in size.items()}, parameters(big))
-    assert size["float32"] / size["float16"] > 1.98 and size["float32"] / size["int8"] > 3.85 and size["float32"] / size["dynamic"] > 3.85
-    speed = fastest({k: edge._invoker(p, images[0]) for k, p in files.items()}, rounds=3)
-    print({k: f"{v * 1000:.0f} ms" for k, v in speed.items()})
 
 
 # --- the fuse ----------------------------------------------------------------------------------------------------------------

@@ -599,10 +599,13 @@ for m in (boost, HistGradientBoostingClassifier(max_iter=10), RandomForestClassi
 """
 
 
-@pytest.mark.skipif(not os.environ.get("OTHER_SKLEARN"), reason="needs the network once: pip install --target FOLDER scikit-learn==1.5.2 numpy==2.0.2 scipy==1.14.1, then OTHER_SKLEARN=FOLDER")
+OLDER = Path(os.environ.get("OLDER_SKLEARN") or Path(__file__).resolve().parents[1] / ".venv/older")
+
+
+@pytest.mark.skipif(not (OLDER / "sklearn").is_dir(), reason=f"there is no second scikit-learn at {OLDER}; 'make test' installs it")
 @pytest.mark.parametrize("way", ("newer to older", "older to newer"))
 def test_pickles_between_two_versions(way, tmp_path):
-    here, other = dict(os.environ), {**os.environ, "PYTHONPATH": os.environ["OTHER_SKLEARN"]}
+    here, other = dict(os.environ), {**os.environ, "PYTHONPATH": str(OLDER)}
     first, second = (here, other) if way == "newer to older" else (other, here)
     subprocess.run([sys.executable, "-c", TWO, "save", tmp_path], env=first, check=True)
     seen = subprocess.run([sys.executable, "-c", TWO, "load", tmp_path], env=second, check=True, capture_output=True, text=True).stdout
