@@ -11,7 +11,7 @@ JOBS   ?= 2
 DEMO   := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help lab grade test verify export readme derive models clean bench-grading bench-quantize
+.PHONY: help lab grade test fuzz verify export readme derive models clean bench-grading bench-quantize
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -52,13 +52,18 @@ grade: $(GRADE)  ## Grade a demo class of 24 and write its report
 	 elif [ $$code -ne 0 ]; then exit $$code; fi
 	@echo "Open $(DEMO)/graded/report/index.html"
 
+# Hypothesis asks the same in every run where CI is set; 'make fuzz' asks anew
+test: export CI := 1
 test: $(DEV) $(OLDER)  ## Check everything: export, notebooks, labs, tests
 	@echo "== the package is what the notebooks export";      $(RUN) pytest -q -p no:cacheprovider tests/test_project.py
 	@echo "== every chapter runs";                            $(BIN)/nbdev-test --n-workers $(JOBS)
 	@echo "== the students' copies are up to date";           $(BIN)/mlops-course derive --check
 	@echo "== the solutions show what they stored (nbval)";   $(RUN) pytest -q -p no:cacheprovider --nbval solutions
 	@echo "== labs hold (short; 'make verify' for all)";      $(BIN)/mlops-course verify --seeds 3 --mutants 10 --jobs $(JOBS)
-	@echo "== tests";                                         $(RUN) pytest -q -p no:cacheprovider tests --ignore tests/test_project.py
+	@echo "== tests";                                         $(RUN) pytest -q -p no:cacheprovider -n $(JOBS) --dist worksteal tests --ignore tests/test_project.py
+
+fuzz: $(DEV)  ## Look for inputs that break something: the generated tests with new examples, and more of them
+	$(RUN) pytest -q -p no:cacheprovider -n $(JOBS) --hypothesis-profile=fuzz $$(grep -l hypothesis tests/test_*.py)
 
 # --- for authors ------------------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ def scale_zero(low, high, # range that shall be told apart: numbers, or arrays w
     low, high = np.minimum(low, 0).astype(float), np.maximum(high, 0).astype(float)
     if symmetric: high = np.maximum(-low, high); low = -high
     scale = (high - low) / (most - least)
-    flat = scale < np.finfo(np.float32).tiny  # nothing but zeros: any scale will do
+    flat = scale < np.finfo(np.float32).tiny  # nothing but zeros, or too small for a float32 scale: 1, as ONNX Runtime takes
     scale = np.where(flat, 1, scale)
     zero = np.broadcast_to(np.rint((least + most) / 2), scale.shape) if symmetric else np.where(flat, 0, np.rint(least - low / scale))
     return scale.astype(np.float32)[()], zero.astype(np.int32)[()]
