@@ -6,9 +6,10 @@
 __all__ = ['JSON', 'IMAGES', 'MOST', 'CHECKS', 'OFFERS', 'LARGEST', 'load_mlp', 'Reply', 'ask', 'Breach', 'Probe', 'health',
            'model_info', 'predict', 'bad_features', 'bad_numbers', 'bad_texts', 'bad_json', 'bad_requests', 'batch',
            'image', 'feedback', 'still_there', 'Report', 'check_server', 'Refused', 'read_json', 'Number', 'Text',
-           'read_row', 'Served', 'App', 'too_large', 'Handler', 'ModelServer']
+           'read_row', 'Served', 'read_about', 'served_mlp', 'course_loans', 'App', 'too_large', 'Handler',
+           'ModelServer']
 
-# %% ../nbs/04_server.ipynb #b9ab16a1
+# %% ../nbs/04_server.ipynb #db268b7f
 import json, math, os, re, socket, sys, threading, time, traceback
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from itertools import chain
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from pathlib import Path
 from urllib.parse import urlsplit
 import numpy as np
 from .core import need
@@ -424,6 +426,47 @@ class Served:
         ps = np.asarray(p, float).tolist()
         if len(ps) != len(self.labels) or not abs(sum(ps) - 1) < 1e-3: raise ValueError(f"{self.name} gave {ps} where {len(self.labels)} probabilities that add up to 1 were expected")  # NaN is not < 1e-3 either
         return dict(prediction_id=os.urandom(16).hex(), label=self.labels[ps.index(max(ps))], probabilities=dict(zip(self.labels, ps)), model_version=self.version)
+
+# %% ../nbs/04_server.ipynb #c981eb61
+def read_about(folder) -> dict: # fields of `Served`, but for the functions
+    "What the version of a model in `folder` says of itself in `about.json`: `name`, `trained`, `labels`, and where known `accuracy` and `features` as /model-info shows them."
+    path = Path(folder)/"about.json"
+    if not path.is_file(): raise FileNotFoundError(f"{path} is not there; a version of a model is a folder, such as loans/1, that holds about.json and one model file")
+    try: about = read_json(path.read_bytes())
+    except Refused as e: raise ValueError(f"{path}: {e}") from None
+    wrong = _wrong_about(about)
+    if wrong: raise ValueError(f"{path}: {wrong}")
+    return dict(name=about["name"], version=Path(folder).resolve().name, trained=about["trained"], labels=tuple(about["labels"]), accuracy=about.get("accuracy"), features={n: _feature(f) for n, f in about.get("features", {}).items()})
+
+def _wrong_about(about):
+    if not isinstance(about, dict): return f"this must be an object; got {_kind(about)}"
+    labels, accuracy = about.get("labels"), about.get("accuracy")
+    if not isinstance(about.get("name"), str) or not about["name"]: return "`name` must be a text"
+    if not _is_date(about.get("trained")): return f"`trained` must be a date such as 2026-11-20; got {_kind(about.get('trained'))}"
+    if not isinstance(labels, list) or len(labels) < 2 or not all(isinstance(l, str) for l in labels) or len(set(labels)) < len(labels): return "`labels` must be a list of at least two different texts"
+    if accuracy is not None and not (_number(accuracy) and 0 <= accuracy <= 1): return f"`accuracy` must be between 0 and 1; got {accuracy!r}"
+    if about.get("features") and not _describes(about["features"]): return '`features` must say of each feature {"type": "number" or "text", "example": a value of that type}'
+
+def _feature(spec): return Number(spec["example"]) if spec["type"] == "number" else Text(spec["example"], tuple(spec.get("choices", ())))
+
+def served_mlp(folder) -> Served:
+    "The network in `folder`/model.npz with what `about.json` says of it."
+    return Served(**read_about(folder), score=load_mlp(Path(folder)/"model.npz"))
+
+# %% ../nbs/04_server.ipynb #24f1e403
+def course_loans(folder) -> Path: # of the version
+    "Train the loan network that comes with the package, and write it as version 1 into `folder`."
+    from mlops_course.data import FEATURES, TARGET, loans
+    MLPClassifier, known, new = need("sklearn.neural_network").MLPClassifier, loans(6000, seed=1, rural=0.3), loans(4000, seed=2, rural=0.3)
+    mean, scale = known[FEATURES].mean().to_numpy(), known[FEATURES].std().to_numpy()
+    net = MLPClassifier((16,), max_iter=200, random_state=0).fit((known[FEATURES].to_numpy() - mean) / scale, known[TARGET])
+    out = Path(folder)/"1"
+    out.mkdir(parents=True, exist_ok=True)
+    np.savez(out/"model.npz", mean=mean, scale=scale, **dict(zip(("w0", "w1", "b0", "b1"), [*net.coefs_, *net.intercepts_])))
+    about = dict(name="loans", trained=time.strftime("%Y-%m-%d"), labels=["paid back", "defaulted"], accuracy=round(net.score((new[FEATURES].to_numpy() - mean) / scale, new[TARGET]), 3),
+                 features={name: Number(float(known[name].median())).spec() for name in FEATURES})
+    (out/"about.json").write_text(json.dumps(about, indent=1) + "\n")
+    return out
 
 # %% ../nbs/04_server.ipynb #1aa900d1
 class App:
