@@ -80,7 +80,8 @@ readme: $(DEV)
 derive: $(DEV)
 	$(BIN)/mlops-course derive
 
-models: $(DEV)  ## Train the small leaf models that come with the package anew
+models: $(DEV)  ## Train the small models that come with the package anew
+	$(BIN)/python -c 'from mlops_course.server import course_loans; print(course_loans("mlops_course/models/loans"))'
 	$(BIN)/python -c 'from mlops_course.edge import course_models; print(*course_models("mlops_course/models"), sep="\n")'
 
 # --- benchmarks ---------------------------------------------------------------------------------------------------------------

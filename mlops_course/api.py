@@ -6,8 +6,8 @@
 __all__ = ['fastapi', 'pydantic', 'NoDecode', 'Names', 'Settings', 'read_image', 'served_model', 'busy', 'Batcher', 'parse',
            'Live', 'Metrics', 'read_body', 'Api', 'occlusion', 'served_version', 'publish', 'from_environment', 'serve']
 
-# %% ../nbs/06_api.ipynb #8f3c252a
-import asyncio, difflib, hashlib, hmac, json, logging, os, shutil, sys, tempfile, time, traceback
+# %% ../nbs/06_api.ipynb #ad48a4f5
+import asyncio, difflib, hashlib, hmac, json, logging, os, shutil, signal, sys, tempfile, time, traceback
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import numpy as np
 from .core import need
 from .predlog import PredictionLog, hooks
-from .server import IMAGES, JSON, LARGEST, App, Refused, Served, Text, read_about, served_mlp, too_large
+from .server import IMAGES, JSON, LARGEST, App, Refused, Served, Text, read_about, served_mlp, too_large, versions
 
 fastapi, pydantic, NoDecode = need("fastapi"), need("pydantic"), need("pydantic_settings").NoDecode
 
@@ -499,17 +499,12 @@ def occlusion(served:Served, given:dict) -> dict: # feature → change of the pr
     label = p[0].argmax()
     return dict(zip(names, (p[0, label] - p[1:, label]).tolist()))
 
-# %% ../nbs/06_api.ipynb #a0d38241
+# %% ../nbs/06_api.ipynb #3ace695a
 def served_version(folder, pixels:int=25_000_000) -> Served:
     "The version of a model in `folder`: about.json and one model file, .npz as in chapter 04 or an artefact of chapter 03."
     about, files = read_about(folder), sorted(p for p in Path(folder).iterdir() if p.name != "about.json" and not p.name.startswith("."))
     if len(files) != 1: raise ValueError(f"{folder} must hold one model file beside about.json; found {', '.join(p.name for p in files) or 'none'}")
     return served_mlp(folder) if files[0].name == "model.npz" else served_model(files[0], **about, pixels=pixels)
-
-def _versions(folder): # newest first
-    "The folders of versions: those whose names are whole numbers."
-    if not Path(folder).is_dir(): raise FileNotFoundError(f"{folder} is no folder; the folder of a model holds its versions: {Path(folder).name}/1, {Path(folder).name}/2")
-    return sorted((p for p in Path(folder).iterdir() if p.name.isascii() and p.name.isdecimal() and p.is_dir()), key=lambda p: int(p.name), reverse=True)
 
 def publish(model, # an artefact of chapter 03, or the model.npz of chapter 04
             folder, # of the model; it is made where it is not there
@@ -523,15 +518,15 @@ def publish(model, # an artefact of chapter 03, or the model.npz of chapter 04
         (made/"about.json").write_text(json.dumps(about, indent=1) + "\n")
         Live(served_version(made), Settings(_env_file=None))
         while True:  # another publisher may take the same number
-            out = Path(folder)/str(1 + max((int(p.name) for p in _versions(folder)), default=0))
+            out = Path(folder)/str(1 + max((int(p.name) for p in versions(folder)), default=0))
             try: return made.rename(out)
             except OSError:
                 if not out.exists(): raise
 
-# %% ../nbs/06_api.ipynb #0f47090c
+# %% ../nbs/06_api.ipynb #b5ceddf3
 def _newest(folder, current, bad, use): # None where nothing is to be done
     "What `use` makes of the newest version that it takes, unless that is the `current` one. Why it did not take others is added to `bad`."
-    for path in _versions(folder):
+    for path in versions(folder):
         if path.name == current: return None
         stamp = path.name, *((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(path.iterdir()))  # mended in place, it gets another try
         if stamp in bad: continue
@@ -575,12 +570,13 @@ def _no_typos(environment):
         near = difflib.get_close_matches(odd.upper(), names, 1)
         raise ValueError(f"there is no setting {odd}" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(names))}"))
 
-# %% ../nbs/06_api.ipynb #849a0adc
+# %% ../nbs/06_api.ipynb #dbb7175a
 def serve(model, # folder of its versions
           host:str="127.0.0.1", port:int=8000, workers:int=1, **settings): # as in `Settings`; what is not said is taken from the environment
     "Serve `model` until SIGTERM or Ctrl-C, and then answer what was accepted."
     os.environ |= {f"MLOPS_{name.upper()}": str(value) for name, value in {"model": Path(model).resolve(), **settings}.items()}
     from_environment().close()  # a mistake is said here, in one line, and not by each worker
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what uvicorn raises again, when all is answered
     with tempfile.TemporaryDirectory() as counts:
         if workers > 1: os.environ[_MULTI] = counts
         need("uvicorn").run("mlops_course.api:from_environment", factory=True, host=host, port=port, workers=workers, backlog=2048, access_log=False, server_header=False, timeout_graceful_shutdown=4)
