@@ -2025,6 +2025,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlops_course.predlog._cells': ('predlog.html#_cells', 'mlops_course/predlog.py'),
                                       'mlops_course.predlog._close': ('predlog.html#_close', 'mlops_course/predlog.py'),
                                       'mlops_course.predlog._close_quietly': ('predlog.html#_close_quietly', 'mlops_course/predlog.py'),
+                                      'mlops_course.predlog._data_frame': ('predlog.html#_data_frame', 'mlops_course/predlog.py'),
                                       'mlops_course.predlog._day': ('predlog.html#_day', 'mlops_course/predlog.py'),
                                       'mlops_course.predlog._enter': ('predlog.html#_enter', 'mlops_course/predlog.py'),
                                       'mlops_course.predlog._even': ('predlog.html#_even', 'mlops_course/predlog.py'),

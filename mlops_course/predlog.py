@@ -358,7 +358,7 @@ def batches(self, since=None, until=None, size=100_000):
 
 PredictionLog.batches = batches
 
-# %% ../nbs/05_predlog.ipynb #2774da8c
+# %% ../nbs/05_predlog.ipynb #dae5505d
 OWN = ("time", "prediction_id", "model", "version", "predicted", "confidence", "label", "latency")
 def column_of(feature:str) -> str:
     "The column of a feature: its name, or `feature.` and its name where that is one of the log's own columns."
@@ -376,9 +376,15 @@ def _frame(rows, labels, why):
     first = {"time": time, **{name: [row[k] for row in rows] for name, k in (("prediction_id", "id"), ("model", "m"), ("version", "v"))}}
     last = {"predicted": [_even(row["y"]) for row in rows], "confidence": np.array([_even(row["p"]) for row in rows], float), "label": labels, "latency": np.array([_even(row["s"]) for row in rows], float)}
     given = _table([row["x"] for row in rows], column_of)
-    return pd.DataFrame(first | given | last | (_table([row.get("why", {}) for row in rows], "why.{}".format) if why else {}))
+    return _data_frame(first | given | last | (_table([row.get("why", {}) for row in rows], "why.{}".format) if why else {}))
 
-# %% ../nbs/05_predlog.ipynb #d1a1516f
+def _data_frame(columns):
+    "A data frame also of texts that are no Unicode (half of a surrogate pair), which pandas' own columns of text do not hold."
+    pd = need("pandas")
+    try: return pd.DataFrame(columns)
+    except UnicodeEncodeError: return pd.DataFrame({name: pd.Series(column, dtype=object) if any(isinstance(v, str) for v in column) else column for name, column in columns.items()}, columns=pd.Index(list(columns), dtype=object))
+
+# %% ../nbs/05_predlog.ipynb #de6cf09b
 def chunks(self, since=None, until=None, # as `time` in `write`; `since` included, `until` not
            *, rows:int=100_000, why:bool=False): # attributions as columns why.FEATURE
     "The log as data frames of at most `rows` rows, day by day. `attrs` of each counts what was torn, repeated and relabelled so far."
@@ -397,7 +403,7 @@ def labels(self):
     "Every label that ever came, in the order in which they came: time, prediction_id, label, and whether it is the one that counts."
     pd = need("pandas")
     rows = [row for _, _, path in _segments(self.folder, "labels") for row in _lines(path) if row]
-    table = pd.DataFrame({"time": pd.to_datetime(np.array([row["t"] for row in rows], "int64"), unit="us", utc=True), "prediction_id": [row["id"] for row in rows], "label": [_even(row["y"]) for row in rows]})
+    table = _data_frame({"time": pd.to_datetime(np.array([row["t"] for row in rows], "int64"), unit="us", utc=True), "prediction_id": [row["id"] for row in rows], "label": [_even(row["y"]) for row in rows]})
     return table.assign(counts=~table.prediction_id.duplicated(keep="last"))
 
 PredictionLog.chunks, PredictionLog.frame, PredictionLog.labels = chunks, frame, labels

@@ -5,6 +5,7 @@ Where the two differ by design, the difference stands in `DIFFERENT`, with its r
 import json
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -301,7 +302,14 @@ def test_same_verdicts_on_answers(name):
         assert forked == cold, told_as
         assert told_as != "right" or sum(v[2] for v in cold) == lab.points
     ours, theirs = [reference_of(lab.digest, verify_set(lab, 0)["values"], mode, None) for mode in (FORKED, COLD)]
-    assert ours == theirs
+    assert without_ports(lab, ours) == without_ports(lab, theirs)
+
+
+def without_ports(lab, reference):
+    """Checks of a server take a free port and give ids by chance: of these, that there is a value is compared; their verdicts are above."""
+    served = {check.id for check in lab.checks if check.port}
+    parts = {part: {id: bool(value) if id in served else value for id, value in getattr(reference, part).items()} for part in ("values", "sent", "secret")}
+    return replace(reference, **parts)
 
 
 QUICK = ("s04", "s11", "s14", "s20")
