@@ -86,6 +86,11 @@ def test_bad_requests_are_refused_with_a_reason(client, name):
     assert client.get("/health").status_code == 200
 
 
+def test_of_a_name_that_came_only_the_start_is_said_and_in_ascii(client):
+    reason = post(client, "/analyze", {"text": "a", "naïf \x1b[31m" * 9: 1}).json()["reason"]
+    assert reason.isascii() and "na\\xeff" in reason and len(reason) < 120
+
+
 @pytest.mark.parametrize("body", [{"texts": []}, {"texts": ["a"] * (MOST_TEXTS + 1)}, {"texts": ["a"] * 100_000}, {"texts": "abc"}, {"texts": ["fine", ""]}, {"texts": ["fine", 5]}, {"texts": None}, {"texts": ["fine", "a" * 5001]}, {"text": "a"}, []])
 def test_bad_batches_are_refused_whole(client, body):
     reply = post(client, "/batch", body)
