@@ -31,7 +31,7 @@ setup(
     keywords=meta["keywords"].split(),
     python_requires=f">={meta['min_python']}",
     packages=find_packages(include=["mlops_course", "mlops_course.*"]),
-    package_data={"mlops_course": ["models/*", "models/*/*/*"]},
+    package_data={"mlops_course": ["models/*", "models/*/*/*", "texts/*"]},
     install_requires=meta["requirements"].split("\n")[1:],
     extras_require={name: list(requirements(text)) for name, text in raw_extras.items()},
     entry_points={
