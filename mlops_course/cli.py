@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'Course', 'Json', 'Labs', 'WRONG', 'BAD_INPUT', 'REFUSED', 'STUDENTS', 'ENGINEERS', 'INSTRUCTORS', 'AUTHORS',
            'kernel_app', 'KernelName', 'serve_app', 'Model', 'Host', 'Port', 'LogTo', 'Roster', 'Graded', 'doctor',
-           'list_', 'check', 'kernel_install', 'kernel_remove', 'minimal', 'api', 'check_server', 'publish', 'release',
-           'demo_class', 'collect', 'grade', 'hints', 'mark', 'report', 'export', 'derive', 'verify', 'main']
+           'list_', 'check', 'kernel_install', 'kernel_remove', 'minimal', 'api', 'check_server', 'publish', 'score',
+           'release', 'demo_class', 'collect', 'grade', 'hints', 'mark', 'report', 'export', 'derive', 'verify', 'main']
 
 # %% ../nbs/cli.ipynb #4d87ae6c
 import json, os, sys
@@ -181,7 +181,7 @@ def kernel_remove(name: KernelName = None):
     from mlops_course.grading.provisioner import NAME, remove_kernel
     _say(f"removed {remove_kernel(name or NAME)}")
 
-# %% ../nbs/cli.ipynb #397ceece
+# %% ../nbs/cli.ipynb #a4f54672
 serve_app = typer.Typer(no_args_is_help=True, help="Serve a model over HTTP, until Ctrl-C or SIGTERM.")
 app.add_typer(serve_app, name="serve", rich_help_panel=ENGINEERS)
 Model = Annotated[Optional[Path], typer.Option(help="Folder of a model's versions: leaves/1, leaves/2. Default: the loan network of the course.")]
@@ -198,8 +198,8 @@ def minimal(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000, lo
     "http.server and numpy alone: the newest model.npz."
     import signal
     from mlops_course.predlog import PredictionLog, hooks
-    from mlops_course.server import App, ModelServer, served_mlp, versions
-    served = served_mlp(versions(_model(model))[0])
+    from mlops_course.server import App, ModelServer, newest, served_mlp
+    served = served_mlp(newest(_model(model)))
     signal.pthread_sigmask(signal.SIG_BLOCK, stops := {signal.SIGINT, signal.SIGTERM})  # before there are threads that could get them
     with ModelServer(App(served, **(hooks(PredictionLog(log), served.name) if log else {})), host, port) as server:
         _say(f"{served.name} {served.version} on {server.url}   (Ctrl-C ends it)")
@@ -234,6 +234,32 @@ def publish(artefact: Annotated[Path, typer.Argument(help="A model of chapter 03
     except ValueError as e:
         _complain(e)
         raise typer.Exit(BAD_INPUT)
+
+# %% ../nbs/cli.ipynb #4e5e698b
+def _served(path):
+    "A version, the newest version of a model's folder, or an artefact of chapter 03."
+    from datetime import date
+    from mlops_course.api import served_model, served_version
+    from mlops_course.server import newest
+    if path.is_dir(): return served_version(path if (path / "about.json").is_file() else newest(path))
+    return served_model(path, trained=date.fromtimestamp(path.stat().st_mtime).isoformat())
+
+@app.command(rich_help_panel=ENGINEERS)
+def score(model: Annotated[Path, typer.Argument(help="A folder of versions (see publish), one of them, or a model of chapter 03 such as leaves.onnx")],
+          source: Annotated[Path, typer.Argument(help="A .csv or .parquet file, or a folder of pictures")], out: Annotated[Path, typer.Argument(help="Folder of the output: a prediction log")],
+          ids: Annotated[Optional[str], typer.Option(help="The column that says what a row is called.")] = None, time: Annotated[Optional[str], typer.Option(help="The day or moment that the run is about. Default: now.")] = None,
+          rows: Annotated[Optional[int], typer.Option(min=1, help="Rows of a part: what is lost at most when the run is killed.")] = None,
+          table: Annotated[Optional[Path], typer.Option(help="Write the results as one .csv or .parquet file, too.")] = None, as_json: Json = False):
+    "Score a file or a folder. Killed at any moment, the same command goes on where it was."
+    from dataclasses import asdict
+    from mlops_course.batch import save_results, score_file
+    try:
+        done = score_file(_served(model), source, out, ids=ids, time=time, rows=rows, progress=sys.stderr.isatty())
+        if table: save_results(out, table)
+    except (ValueError, OSError, RuntimeError) as e:
+        _complain(e)
+        raise typer.Exit(BAD_INPUT)
+    _print_json(asdict(done)) if as_json else _say(done)
 
 # %% ../nbs/cli.ipynb #2b5cf174
 @app.command(rich_help_panel=INSTRUCTORS)

@@ -6,8 +6,8 @@
 __all__ = ['JSON', 'IMAGES', 'MOST', 'CHECKS', 'OFFERS', 'LARGEST', 'load_mlp', 'Reply', 'ask', 'Breach', 'Probe', 'health',
            'model_info', 'predict', 'bad_features', 'bad_numbers', 'bad_texts', 'bad_json', 'bad_requests', 'batch',
            'image', 'feedback', 'still_there', 'Report', 'check_server', 'Refused', 'read_json', 'Number', 'Text',
-           'read_row', 'Served', 'read_about', 'versions', 'served_mlp', 'course_loans', 'App', 'too_large', 'Handler',
-           'ModelServer']
+           'read_row', 'Served', 'read_about', 'versions', 'newest', 'served_mlp', 'course_loans', 'App', 'too_large',
+           'Handler', 'ModelServer']
 
 # %% ../nbs/04_server.ipynb #db268b7f
 import json, math, os, re, socket, sys, threading, time, traceback
@@ -427,7 +427,7 @@ class Served:
         if len(ps) != len(self.labels) or not abs(sum(ps) - 1) < 1e-3: raise ValueError(f"{self.name} gave {ps} where {len(self.labels)} probabilities that add up to 1 were expected")  # NaN is not < 1e-3 either
         return dict(prediction_id=os.urandom(16).hex(), label=self.labels[ps.index(max(ps))], probabilities=dict(zip(self.labels, ps)), model_version=self.version)
 
-# %% ../nbs/04_server.ipynb #4bc13006
+# %% ../nbs/04_server.ipynb #6e7c1713
 def read_about(folder) -> dict: # fields of `Served`, but for the functions
     "What the version of a model in `folder` says of itself in `about.json`: `name`, `trained`, `labels`, and where known `accuracy` and `features` as /model-info shows them."
     path = Path(folder)/"about.json"
@@ -454,6 +454,11 @@ def versions(folder) -> list: # of paths
     if not Path(folder).is_dir(): raise FileNotFoundError(f"{folder} is no folder; the folder of a model holds its versions: {Path(folder).name}/1, {Path(folder).name}/2")
     found = [p for p in Path(folder).iterdir() if p.name.isascii() and p.name.isdecimal() and p.is_dir()]
     return sorted(found, key=lambda p: int(p.name), reverse=True)
+
+def newest(folder) -> Path:
+    "The newest version of the model in `folder`."
+    if found := versions(folder): return found[0]
+    raise FileNotFoundError(f"{folder} holds no version of a model: no folder whose name is a number, such as {Path(folder).name}/1")
 
 def served_mlp(folder) -> Served:
     "The network in `folder`/model.npz with what `about.json` says of it."
