@@ -34,6 +34,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_course.api.Metrics.text': ('api.html#metrics.text', 'mlops_course/api.py'),
                                   'mlops_course.api.Settings': ('api.html#settings', 'mlops_course/api.py'),
                                   'mlops_course.api._Error': ('api.html#_error', 'mlops_course/api.py'),
+                                  'mlops_course.api._Pieces': ('api.html#_pieces', 'mlops_course/api.py'),
+                                  'mlops_course.api._Pieces.read': ('api.html#_pieces.read', 'mlops_course/api.py'),
                                   'mlops_course.api._Prediction': ('api.html#_prediction', 'mlops_course/api.py'),
                                   'mlops_course.api._defect': ('api.html#_defect', 'mlops_course/api.py'),
                                   'mlops_course.api._digest': ('api.html#_digest', 'mlops_course/api.py'),
