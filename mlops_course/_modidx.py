@@ -62,6 +62,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_course.api._with_cors': ('api.html#_with_cors', 'mlops_course/api.py'),
                                   'mlops_course.api.busy': ('api.html#busy', 'mlops_course/api.py'),
                                   'mlops_course.api.from_environment': ('api.html#from_environment', 'mlops_course/api.py'),
+                                  'mlops_course.api.known': ('api.html#known', 'mlops_course/api.py'),
                                   'mlops_course.api.occlusion': ('api.html#occlusion', 'mlops_course/api.py'),
                                   'mlops_course.api.parse': ('api.html#parse', 'mlops_course/api.py'),
                                   'mlops_course.api.publish': ('api.html#publish', 'mlops_course/api.py'),
