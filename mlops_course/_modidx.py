@@ -66,6 +66,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_course.api._follow': ('api.html#_follow', 'mlops_course/api.py'),
                                   'mlops_course.api._headers': ('api.html#_headers', 'mlops_course/api.py'),
                                   'mlops_course.api._inline_refs': ('api.html#_inline_refs', 'mlops_course/api.py'),
+                                  'mlops_course.api._key': ('api.html#_key', 'mlops_course/api.py'),
                                   'mlops_course.api._length': ('api.html#_length', 'mlops_course/api.py'),
                                   'mlops_course.api._logging': ('api.html#_logging', 'mlops_course/api.py'),
                                   'mlops_course.api._newest': ('api.html#_newest', 'mlops_course/api.py'),

@@ -7,7 +7,7 @@ __all__ = ['fastapi', 'pydantic', 'pydantic_core', 'NoDecode', 'Names', 'SIDE', 
            'Settings', 'read_image', 'served_model', 'busy', 'Batcher', 'parse', 'known', 'Live', 'Metrics',
            'read_body', 'Protocol', 'Api', 'occlusion', 'served_version', 'publish', 'from_environment', 'serve']
 
-# %% ../nbs/06_api.ipynb #3477377e
+# %% ../nbs/06_api.ipynb #3ff3f1b5
 import asyncio, difflib, hashlib, hmac, json, logging, os, shutil, signal, sys, tempfile, time, traceback
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import numpy as np
 from .core import need
 from .predlog import PredictionLog, hooks
-from .server import IMAGES, JSON, LARGEST, App, Refused, Served, Text, read_about, served_mlp, too_large, versions
+from .server import IMAGES, JSON, LARGEST, App, Refused, Served, Text, _leaf, read_about, served_mlp, too_large, versions
 
 fastapi, pydantic, pydantic_core, NoDecode = need("fastapi"), need("pydantic"), need("pydantic_core"), need("pydantic_settings").NoDecode
 
@@ -168,7 +168,7 @@ def known(features:dict, names:tuple, where:str="features") -> dict:
         raise Refused(422, "bad_input", f"{where}: {len(unknown):,} unknown: {', '.join(unknown[:5])}")
     return features
 
-# %% ../nbs/06_api.ipynb #4b50ac2c
+# %% ../nbs/06_api.ipynb #78c4f4dd
 class Live:
     "A `Served` model with its validators, its batcher, and its first answer behind it."
     def __init__(self, served:Served, settings:Settings, seen:Callable=lambda n: None):
@@ -179,12 +179,12 @@ class Live:
             self.one, self.many = (pydantic.TypeAdapter(_object_type(name, **{key: kind})) for name, key, kind in (("Predict", "features", row), ("Batch", "instances", rows)))
             self.names = tuple(served.features)
         self.work = Batcher(self._score, settings.batch, settings.queue, settings.threads, seen)
-        self.inline = bool(served.features) and self._warm() < 0.0003  # seconds; a thread and back takes about a tenth of a millisecond
+        self.inline = self._warm() < 0.0003 and bool(served.features)  # seconds; a thread and back takes about a tenth of a millisecond
         self.size = settings.cache; self.cache = OrderedDict()
 
     def _warm(self):
-        "Seconds of the fastest of a few calls with the example row."
-        row, times = [f.example for f in self.served.features.values()], []
+        "Seconds of the fastest of a few calls with the example row, or a picture of a leaf."
+        row, times = [f.example for f in self.served.features.values()] or self.served.prepare(_leaf("png")), []
         for _ in range(5):
             began = time.perf_counter(); self.served.answer(self.served.score([row])[0]); times.append(time.perf_counter() - began)
         return min(times)
@@ -197,7 +197,7 @@ class Live:
 
     async def score(self, item):
         "Probabilities of one row or picture."
-        if self.size and (key := hashlib.blake2b(item if isinstance(item, bytes) else repr(item).encode(), digest_size=16).digest()) in self.cache:
+        if self.size and (key := _key(item)) in self.cache:
             self.cache.move_to_end(key)
             return self.cache[key]
         p = self.served.score([item])[0] if self.inline and not isinstance(item, bytes) else await self.work(item)
@@ -209,6 +209,10 @@ class Live:
     def row(self, features, where="features"):
         known(features, self.names, where)
         return [features[name] for name in self.names]
+
+def _key(item):
+    is_file = isinstance(item, bytes)
+    return hashlib.blake2b(item if is_file else repr(item).encode(), digest_size=16, person=b"file" if is_file else b"row").digest()
 
 def _try(f, x):
     try: return f(x)
@@ -333,7 +337,7 @@ class Protocol(need("uvicorn.protocols.http.httptools_impl").HttpToolsProtocol):
         if self.transport.is_closing(): self._end()
     def connection_lost(self, exc): self._stop_clock(); super().connection_lost(exc)
 
-# %% ../nbs/06_api.ipynb #48354b61
+# %% ../nbs/06_api.ipynb #ce6ebb41
 class Api:
     "The predict contract over a `Served` model as an ASGI application: `uvicorn.run(Api(served))`."
     def __init__(self, served:Served, settings:Settings|None=None,
@@ -361,6 +365,7 @@ class Api:
     async def __call__(self, scope, receive, send):
         if scope["type"] == "lifespan": await self.docs(scope, receive, send)
         elif scope["type"] == "http": await self.app(scope, receive, send)
+        else: await send({"type": "websocket.close"})  # before it was accepted: 403
 
     async def _guarded(self, scope, receive, send):
         "Key, limits, then the hot route or FastAPI."
@@ -420,11 +425,11 @@ class Api:
             raise Refused(503, "no_log", "the prediction could not be logged, so it is not given; try again later", {"Retry-After": "10"}) from None
         return answer
 
-# %% ../nbs/06_api.ipynb #fa35e7a5
+# %% ../nbs/06_api.ipynb #6ab37f7e
 _OPEN, _FORM = ("/health", "/ready"), "multipart/form-data"  # probes of an orchestrator carry no key
 _FEEDBACK = pydantic.TypeAdapter(_object_type("Feedback", prediction_id=Annotated[str, pydantic.StringConstraints(min_length=8, max_length=64)], label=str))
 def _digest(key): return hashlib.sha256(key.encode()).digest()
-def _headers(scope): return dict(scope["headers"])
+def _headers(scope): return dict(reversed(scope["headers"]))  # of two with one name the first, as Starlette has it
 def _length(headers):
     text = headers.get(b"content-length", b"0")
     return int(text[:20]) if text.isdigit() else 0
@@ -469,7 +474,7 @@ def _errors(*statuses): return {s: {"model": _Error, "description": _MEANING[s]}
 _MEANING = {400: "not JSON, or not a form", 401: "a key is needed", 404: "not offered", 408: "the request did not arrive in time", 413: "too large", 415: "a content type that is not offered",
             422: "not an input of this model", 500: "a defect of the server", 503: "too busy; Retry-After says when to come back"}
 
-# %% ../nbs/06_api.ipynb #5fbf5093
+# %% ../nbs/06_api.ipynb #ebb2148c
 def _documented(api):
     "The FastAPI application behind `api`: every route, its documentation, and errors in the contract's shape."
     from fastapi.responses import JSONResponse, Response
@@ -482,7 +487,7 @@ def _documented(api):
         yield
         if task: task.cancel()
         api.close()
-    app = fastapi.FastAPI(title="Model server", version="1", lifespan=lifespan, default_response_class=JSONResponse)
+    app = fastapi.FastAPI(title="Model server", version="1", lifespan=lifespan, default_response_class=JSONResponse, redirect_slashes=False)
     kind = lambda request: request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     @app.exception_handler(Refused)
