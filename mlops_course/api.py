@@ -88,15 +88,16 @@ def served_model(path, *, trained:str, name:str="", version:str="1", accuracy:fl
     kinds = {n: object if s.inputs[n][1] == "str" else s.inputs[n][1] for n in features}
     return Served(**told, features=features, score=lambda rows: model.predict({n: np.array(column, kind) for (n, kind), column in zip(kinds.items(), zip(*rows))}))
 
-# %% ../nbs/06_api.ipynb #082326c8
+# %% ../nbs/06_api.ipynb #7c417215
 def busy(): return Refused(503, "too_busy", "more requests wait than this server can answer in time; try again in a second", {"Retry-After": "1"})
 
 class Batcher:
     "Calls `work` with lists of items in a thread: what arrives while it is busy goes into the next call together."
     def __init__(self, work:Callable, # list of items → list of as many results; a result that is an exception is raised for its item
-                 batch:int=16, queue:int=128, threads:int=1, seen:Callable=lambda n: None): # seen: gets the size of each batch
+                 batch:int=16, queue:int=128, threads:int=1, seen:Callable=lambda n: None, # seen: gets the size of each batch
+                 pool:ThreadPoolExecutor|None=None): # another's threads, to share them
         self.work, self.batch, self.queue, self.free, self.seen = work, batch, queue, threads, seen
-        self.waiting, self.pool = deque(), ThreadPoolExecutor(threads, thread_name_prefix="model")
+        self.waiting, self.pool = deque(), pool or ThreadPoolExecutor(threads, thread_name_prefix="model")
 
     async def __call__(self, item):
         if len(self.waiting) >= self.queue: raise busy()
@@ -168,7 +169,7 @@ def known(features:dict, names:tuple, where:str="features") -> dict:
         raise Refused(422, "bad_input", f"{where}: {len(unknown):,} unknown: {', '.join(unknown[:5])}")
     return features
 
-# %% ../nbs/06_api.ipynb #78c4f4dd
+# %% ../nbs/06_api.ipynb #31ad1547
 class Live:
     "A `Served` model with its validators, its batcher, and its first answer behind it."
     def __init__(self, served:Served, settings:Settings, seen:Callable=lambda n: None):
@@ -179,6 +180,7 @@ class Live:
             self.one, self.many = (pydantic.TypeAdapter(_object_type(name, **{key: kind})) for name, key, kind in (("Predict", "features", row), ("Batch", "instances", rows)))
             self.names = tuple(served.features)
         self.work = Batcher(self._score, settings.batch, settings.queue, settings.threads, seen)
+        self.lists = Batcher(lambda lists: [served.score(rows) for rows in lists], 1, settings.queue, settings.threads, pool=self.work.pool)
         self.inline = self._warm() < 0.0003 and bool(served.features)  # seconds; a thread and back takes about a tenth of a millisecond
         self.size = settings.cache; self.cache = OrderedDict()
 
@@ -337,7 +339,7 @@ class Protocol(need("uvicorn.protocols.http.httptools_impl").HttpToolsProtocol):
         if self.transport.is_closing(): self._end()
     def connection_lost(self, exc): self._stop_clock(); super().connection_lost(exc)
 
-# %% ../nbs/06_api.ipynb #ce6ebb41
+# %% ../nbs/06_api.ipynb #543ccba9
 class Api:
     "The predict contract over a `Served` model as an ASGI application: `uvicorn.run(Api(served))`."
     def __init__(self, served:Served, settings:Settings|None=None,
@@ -393,20 +395,20 @@ class Api:
         else:
             given = parse(live.one, body, kind)["features"]
             item = live.row(given)
-        return self._logged(given, live.served.answer(await self._score(live, item)))
+        self.metrics.queue.set(len(live.work.waiting))
+        return self._logged(given, live.served.answer(await self._in_time(live.score(item))))
 
     async def batch(self, kind, body):
         live = self.live
         if not live.served.features: raise Refused(422, "unsupported", "this model takes images, one at a time, at /predict")
         given = parse(live.many, body, kind)["instances"]
         rows = [live.row(features, f"instances.{i}") for i, features in enumerate(given)]
-        scores = await asyncio.get_running_loop().run_in_executor(live.work.pool, live.served.score, rows)
+        scores = await self._in_time(live.lists(rows))
         return {"predictions": [self._logged(features, live.served.answer(p)) for features, p in zip(given, scores, strict=True)]}
 
-    async def _score(self, live, item):
-        self.metrics.queue.set(len(live.work.waiting))
+    async def _in_time(self, scores):
         try:
-            async with asyncio.timeout(self.settings.seconds): return await live.score(item)
+            async with asyncio.timeout(self.settings.seconds): return await scores
         except TimeoutError: raise busy() from None
 
     def feedback(self, kind, body):
