@@ -637,7 +637,7 @@ def _no_typos(environment):
         near = difflib.get_close_matches(odd.upper(), names, 1)
         raise ValueError(f"there is no setting {odd}" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(names))}"))
 
-# %% ../nbs/06_api.ipynb #76ef0f30
+# %% ../nbs/06_api.ipynb #b8f3c945
 UVICORN = dict(http="mlops_course.api:Protocol", ws="none", backlog=2048, access_log=False, server_header=False, timeout_graceful_shutdown=4)
 
 def serve(model, # folder of its versions
@@ -648,5 +648,4 @@ def serve(model, # folder of its versions
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what uvicorn raises again, when all is answered
     with tempfile.TemporaryDirectory() as counts:
         if workers > 1: os.environ[_MULTI] = counts
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         need("uvicorn").run("mlops_course.api:from_environment", factory=True, host=host, port=port, workers=workers, **UVICORN)
