@@ -47,7 +47,7 @@ class Settings(need("pydantic_settings").BaseSettings, env_prefix="MLOPS_"):
     origins: Names = ()                                    # of web pages that may ask (CORS)
     cache: int = pydantic.Field(0, ge=0)                   # answers that are remembered
 
-# %% ../nbs/06_api.ipynb #6c701c35
+# %% ../nbs/06_api.ipynb #149afffb
 SIDE, SCANS, PIECES = 20_000, 32, 20_000 # pixels; a JPEG has 1 to about 12 scans; a file is read in some 100 pieces
 
 class _Pieces(BytesIO): # a file that is not read in any number of small pieces
@@ -68,7 +68,7 @@ def read_image(data:bytes, pixels:int=25_000_000): # most pixels
         return image
     except Refused: raise
     except Image.DecompressionBombError as e: raise Refused(413, "too_many_pixels", f"the picture claims far too many pixels; at most {pixels:,} are decoded") from None
-    except Exception as e: raise Refused(422, "bad_image", f"this is not a JPEG or PNG file that can be decoded: {str(e)[:100] or type(e).__name__}") from None
+    except Exception as e: raise Refused(422, "bad_image", f"this is not a JPEG or PNG file that can be decoded: {str(e).partition(' <')[0][:100] or type(e).__name__}") from None  # < begins the repr of our object
 
 # %% ../nbs/06_api.ipynb #37992d0d
 def served_model(path, *, trained:str, name:str="", version:str="1", accuracy:float|None=None,
@@ -476,7 +476,7 @@ def _errors(*statuses): return {s: {"model": _Error, "description": _MEANING[s]}
 _MEANING = {400: "not JSON, or not a form", 401: "a key is needed", 404: "not offered", 408: "the request did not arrive in time", 413: "too large", 415: "a content type that is not offered",
             422: "not an input of this model", 500: "a defect of the server", 503: "too busy; Retry-After says when to come back"}
 
-# %% ../nbs/06_api.ipynb #ebb2148c
+# %% ../nbs/06_api.ipynb #1bb1d104
 def _documented(api):
     "The FastAPI application behind `api`: every route, its documentation, and errors in the contract's shape."
     from fastapi.responses import JSONResponse, Response
@@ -531,9 +531,9 @@ async def _file(request):
     form = await request.form(max_files=1, max_fields=4)
     file = form.get("file")
     if not hasattr(file, "read"): raise Refused(422, "no_file", "the form must hold a picture in the field 'file'")
-    return (file.content_type or "").lower(), await file.read()
+    return (file.content_type or IMAGES[0]).partition(";")[0].strip().lower(), await file.read()  # Python's requests does not say; the picture itself does
 
-# %% ../nbs/06_api.ipynb #9f81571c
+# %% ../nbs/06_api.ipynb #332f410b
 def _schema(api, app):
     "The OpenAPI document, with the inputs of the model that is served now."
     from fastapi.openapi.utils import get_openapi
@@ -544,9 +544,13 @@ def _schema(api, app):
     if served.features:
         one = json_of(api.live.one, {"features": example})
         schema["paths"]["/batch"]["post"]["requestBody"] = body(json_of(api.live.many, {"instances": [example, example]}))
-    if served.prepare: one |= {image: picture for image in IMAGES} | {_FORM: {"schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}}}
+    else: del schema["paths"]["/batch"]
+    if served.prepare: one |= {image: picture for image in IMAGES} | {_FORM: {"schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}, "encoding": {"file": {"contentType": ", ".join(IMAGES)}}}}
     schema["paths"]["/predict"]["post"]["requestBody"] = body(one)
-    schema["paths"]["/feedback"]["post"]["requestBody"] = body(json_of(_FEEDBACK, {"prediction_id": "0" * 32, "label": served.labels[0]}))
+    label = json_of(_FEEDBACK, {"prediction_id": "0" * 32, "label": served.labels[0]})
+    label[JSON]["schema"]["properties"]["label"]["enum"] = list(served.labels)
+    schema["paths"]["/feedback"]["post"]["requestBody"] = body(label)
+    if not api.on_feedback: del schema["paths"]["/feedback"]
     for path in schema["paths"].values():
         for operation in path.values(): _inline_refs(operation.get("requestBody", {}), schema["components"]["schemas"])
     return schema
