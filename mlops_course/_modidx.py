@@ -34,6 +34,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_course.api.Metrics.text': ('api.html#metrics.text', 'mlops_course/api.py'),
                                   'mlops_course.api.Protocol': ('api.html#protocol', 'mlops_course/api.py'),
                                   'mlops_course.api.Protocol._end': ('api.html#protocol._end', 'mlops_course/api.py'),
+                                  'mlops_course.api.Protocol._start_asgi_task': ( 'api.html#protocol._start_asgi_task',
+                                                                                  'mlops_course/api.py'),
                                   'mlops_course.api.Protocol._stop_clock': ('api.html#protocol._stop_clock', 'mlops_course/api.py'),
                                   'mlops_course.api.Protocol._unset_keepalive_if_required': ( 'api.html#protocol._unset_keepalive_if_required',
                                                                                               'mlops_course/api.py'),

@@ -301,12 +301,12 @@ async def _rest(message, receive, most):
         if not message.get("more_body"): return parts
         message = await receive()
 
-# %% ../nbs/06_api.ipynb #c9c2e901
+# %% ../nbs/06_api.ipynb #47038d8f
 LONGEST = 500_000 # bytes of a request beside its body; one read from the socket may bring 256 kB, the end of an earlier body among them
 
 class Protocol(need("uvicorn.protocols.http.httptools_impl").HttpToolsProtocol):
     "uvicorn's HTTP protocol, with an end to its patience: `uvicorn --http mlops_course.api:Protocol`."
-    reading, beside = False, 0
+    reading, beside, answering = False, 0, None
     def connection_made(self, transport):
         super().connection_made(transport)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
@@ -337,7 +337,11 @@ class Protocol(need("uvicorn.protocols.http.httptools_impl").HttpToolsProtocol):
     def on_response_complete(self):
         super().on_response_complete()
         if self.transport.is_closing(): self._end()
-    def connection_lost(self, exc): self._stop_clock(); super().connection_lost(exc)
+    def _start_asgi_task(self, cycle, app): self.answering = cycle; super()._start_asgi_task(cycle, app)
+    def connection_lost(self, exc): # uvicorn tells the latest request; the one that is being answered may be an earlier one
+        self._stop_clock()
+        if self.answering: self.answering.disconnected = True; self.answering.message_event.set()
+        super().connection_lost(exc)
 
 # %% ../nbs/06_api.ipynb #543ccba9
 class Api:
@@ -476,7 +480,7 @@ def _errors(*statuses): return {s: {"model": _Error, "description": _MEANING[s]}
 _MEANING = {400: "not JSON, or not a form", 401: "a key is needed", 404: "not offered", 408: "the request did not arrive in time", 413: "too large", 415: "a content type that is not offered",
             422: "not an input of this model", 500: "a defect of the server", 503: "too busy; Retry-After says when to come back"}
 
-# %% ../nbs/06_api.ipynb #1bb1d104
+# %% ../nbs/06_api.ipynb #d3d28e1b
 def _documented(api):
     "The FastAPI application behind `api`: every route, its documentation, and errors in the contract's shape."
     from fastapi.responses import JSONResponse, Response
@@ -523,7 +527,11 @@ def _documented(api):
         "The true label of an earlier prediction, however late; the same one twice does no harm."
         return JSONResponse(await asyncio.to_thread(api.feedback, kind(request), await request.body()), 202)
 
-    app.openapi = lambda: _schema(api, app)
+    described = {}
+    def openapi(): # made once for each version
+        if described.get("of") is not api.live: described.update(of=api.live, schema=_schema(api, app))
+        return described["schema"]
+    app.openapi = openapi
     return app
 
 async def _file(request):
