@@ -7,7 +7,7 @@ __all__ = ['fastapi', 'pydantic', 'pydantic_core', 'NoDecode', 'Names', 'SIDE', 
            'Settings', 'read_image', 'served_model', 'busy', 'Batcher', 'parse', 'known', 'Live', 'Metrics',
            'read_body', 'Protocol', 'Api', 'occlusion', 'served_version', 'publish', 'from_environment', 'serve']
 
-# %% ../nbs/06_api.ipynb #3ff3f1b5
+# %% ../nbs/06_api.ipynb #5bb0b9f8
 import asyncio, difflib, hashlib, hmac, json, logging, os, shutil, signal, sys, tempfile, time, traceback
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 import numpy as np
@@ -134,7 +135,7 @@ class Batcher:
             if not future.done(): future.set_exception(result) if isinstance(result, Exception) else future.set_result(result)
         self._start()
 
-# %% ../nbs/06_api.ipynb #9718c926
+# %% ../nbs/06_api.ipynb #ae6c3d51
 _number = Annotated[float, pydantic.Field(gt=-LARGEST, lt=LARGEST)]
 
 def _row_type(features:dict): # name → Number or Text
@@ -155,7 +156,7 @@ def parse(adapter, body:bytes, kind:str):
     "What `body` says as `adapter`'s type, or `Refused`: 415, 400 where it is not JSON, else 422 with the place and the reason."
     if kind != JSON: raise Refused(415, "unsupported", f"this needs the content type {JSON}; got {kind[:40] or 'none'!r}")
     small = len(body) < 100_000
-    try: return adapter.validator.validate_json(body) if small else adapter.validator.validate_python(pydantic_core.from_json(body))  # the former copies its input into each error
+    try: return adapter.validator.validate_json(body) if small else adapter.validator.validate_python(pydantic_core.from_json(body, cache_strings=False))  # the former copies its input into each error
     except pydantic.ValidationError as e: first = e.errors(include_url=False, include_context=False, include_input=small)[0]
     except ValueError as e: raise Refused(400, "bad_json", f"the body is not JSON: {e}") from None
     if first["type"] == "json_invalid": raise Refused(400, "bad_json", f"the body is not JSON: {first['msg']}")
@@ -164,9 +165,9 @@ def parse(adapter, body:bytes, kind:str):
 
 def known(features:dict, names:tuple, where:str="features") -> dict:
     "`features` that were validated, or `Refused` where there are others beside `names`."
-    if len(features) > len(names):
-        unknown = [name[:40] for name in features if name not in names]
-        raise Refused(422, "bad_input", f"{where}: {len(unknown):,} unknown: {', '.join(unknown[:5])}")
+    if (more := len(features) - len(names)) > 0:
+        some = islice((name[:40] for name in features if name not in names), 5)
+        raise Refused(422, "bad_input", f"{where}: {more:,} unknown: {', '.join(some)}")
     return features
 
 # %% ../nbs/06_api.ipynb #31ad1547
