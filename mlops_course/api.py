@@ -302,7 +302,7 @@ async def _rest(message, receive, most):
         if not message.get("more_body"): return parts
         message = await receive()
 
-# %% ../nbs/06_api.ipynb #47038d8f
+# %% ../nbs/06_api.ipynb #17dd5caa
 LONGEST = 500_000 # bytes of a request beside its body; one read from the socket may bring 256 kB, the end of an earlier body among them
 
 class Protocol(need("uvicorn.protocols.http.httptools_impl").HttpToolsProtocol):
@@ -338,6 +338,12 @@ class Protocol(need("uvicorn.protocols.http.httptools_impl").HttpToolsProtocol):
     def on_response_complete(self):
         super().on_response_complete()
         if self.transport.is_closing(): self._end()
+    def shutdown(self): # uvicorn closes who is idle, and lets who is being answered be answered
+        super().shutdown()
+        self.loop.call_later(1, self._give_up)
+    def _give_up(self): # on the rest of a request, and on a reader
+        if self.cycle and self.cycle.more_body or self.transport.get_write_buffer_size(): self.transport.abort()
+
     def _start_asgi_task(self, cycle, app): self.answering = cycle; super()._start_asgi_task(cycle, app)
     def connection_lost(self, exc): # uvicorn tells the latest request; the one that is being answered may be an earlier one
         self._stop_clock()
