@@ -11,7 +11,7 @@ JOBS   ?= 2
 DEMO   := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help lab grade test fuzz verify export readme derive models clean bench-grading bench-quantize
+.PHONY: help lab grade test fuzz verify export readme derive models clean bench-grading bench-quantize bench-serve
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -105,6 +105,24 @@ bench-grading:  ## Compare with nbgrader and otter-grader on a class of N=48 (CL
 	@$(MAKE) --silent --no-print-directory --keep-going $(BENCH_ENVS) || echo "Not every environment could be made; going on with those that could." >&2
 	@test -x benchmarks/.venv-ours/bin/mlops-course || { echo "The comparison itself runs in benchmarks/.venv-ours, which is not there; see the message above." >&2; exit 1; }
 	@benchmarks/.venv-ours/bin/python $(BENCH)/run.py --n $(N) --jobs $(JOBS) $(if $(filter 0,$(CLASS200)),--no-large)
+
+# The servers, likewise: each in an environment of its own.
+SERVE      := benchmarks/serve
+SERVE_ENVS := $(patsubst %,benchmarks/.venv-%/ready,serve flask fastapi litserve bentoml mlserver)
+
+benchmarks/.venv-serve/ready: settings.ini setup.py constraints.txt
+benchmarks/.venv-%/ready: $(SERVE)/requirements/%.txt
+	@echo "Installing $* for the comparison into $(@D) (once, 100 to 700 MB) ..." >&2
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $< $(if $(filter serve,$*),-c constraints.txt -e '.[serve]') || \
+	 { echo "Installing $* failed. Look at the message above; check the network, then run 'make bench-serve' again. To start afresh:  rm -rf $(@D)" >&2; exit 1; }
+	@touch $@
+
+bench-serve:  ## Compare the server with Flask, FastAPI, LitServe, BentoML and MLServer (QUICK=1: a first look)
+	@command -v wrk >/dev/null && command -v hey >/dev/null || { echo "The load generators wrk and hey are needed. On Debian and Ubuntu:  apt-get install wrk hey" >&2; exit 1; }
+	@$(MAKE) --silent --no-print-directory --keep-going $(SERVE_ENVS) || echo "Not every environment could be made; going on with those that could." >&2
+	@test -x benchmarks/.venv-serve/bin/python || { echo "The comparison itself runs in benchmarks/.venv-serve, which is not there; see the message above." >&2; exit 1; }
+	@benchmarks/.venv-serve/bin/python $(SERVE)/run.py $(if $(filter 1,$(QUICK)),--quick)
 
 bench-quantize: $(DEV)  ## Measure what quantization gains and costs (PHOTOS=folder of leaves)
 	@$(BIN)/python benchmarks/quantize/run.py $(if $(PHOTOS),--photos '$(PHOTOS)')

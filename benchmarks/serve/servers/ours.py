@@ -1,0 +1,22 @@
+"""Ours as `from_environment` sets it up: validation, limits, metrics, and every prediction in a PredictionLog before it is answered. uvicorn takes one of the applications."""
+import os
+
+from mlops_course.api import Api, served_model
+from mlops_course.predlog import PredictionLog, Together, hooks
+from mlops_course.serialize import given
+from mlops_course.server import Number, Served
+
+import model
+
+mlp = Served("mlp", "1", "2026-11-20", model.LABELS, features={name: Number(0.5) for name in model.NAMES}, score=model.score)
+
+
+def log(): return PredictionLog(os.environ["LOG"])
+def logged(served): return hooks(Together(log()), served.name)
+def features(): return Api(mlp, **logged(mlp))
+def documented(): return Api(mlp, **logged(mlp), hot=False)
+
+
+def images():
+    leaves = served_model(given("leaves.onnx"), trained="2026-11-20")
+    return Api(leaves, **logged(leaves))
