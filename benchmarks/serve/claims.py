@@ -132,6 +132,7 @@ def findings(features, found):
     def say(claim, sentence):
         try: rows[claim] = sentence()
         except (KeyError, TypeError): rows[claim] = "not measured in this run"
+    health = lambda r: "not at all" if r["health_p50_ms"] is None else f"in {r['health_p50_ms']:,.0f} ms"
     rate = lambda name: features[name]["per_second"]
     def rates():
         flask, fast = {n: rate(n) for n in ("flask-run", "flask-gunicorn", "flask-threads")}, {n: rate(n) for n in ("fastapi-def", "fastapi-async")}
@@ -155,7 +156,7 @@ def findings(features, found):
     def gains():
         f = found["async"]
         return (f"Waiting 50 ms: {f['wait-async']['per_second']:,.0f} answers a second with async def and await, {f['wait-def']['per_second']:,.0f} with def (threads), {f['wait-blocking']['per_second']:,.0f} with async def that blocks. Computing 5 ms: {f['compute-async']['per_second']:,.0f} on the event loop, {f['compute-def']['per_second']:,.0f} in threads, "
-                f"and meanwhile /health answers in {f['compute-async']['health_p50_ms']:,.0f} ms and {f['compute-def']['health_p50_ms']:,.0f} ms (median).")
+                f"and meanwhile /health answers {health(f['compute-async'])} and {health(f['compute-def'])} (median).")
     for claim, sentence in (("Flask about 500 and FastAPI 3,000+ requests a second", rates), ("Flask breaks at 50 concurrent requests", breaks), ("load per request costs seconds", load), ("batching gives a CPU 100+ images a second", batch), ("async gains", gains)): say(claim, sentence)
     return rows
 

@@ -211,7 +211,8 @@ def table(r):
     m, f = r["machine"], r["features"]
     packages = {k: v for each in r["versions"].values() for k, v in each.items()}
     out = [f"Measured {r['date'][:10]}" + (" **(quick)**" if r["quick"] else "") + f" on {m['processor']}, Python {m['python']}: " + ", ".join(f"{k} {v}" for k, v in packages.items()) + (f" at {r['commit']}" if r["commit"] else "")
-           + f". {r['connections']} connections, server on one core and client on another; {r['rounds']} rounds in turn, {r['seconds']} s each; medians. Load before: {m['load_before']}.", "", _row("target", "measured", "limit", "verdict"), _row(*["---"] * 4)]
+           + f". {r['connections']} connections, server on one core and client on another; {r['rounds']} rounds in turn, {r['seconds']} s each; medians. Load before: {m['load_before']}."
+           + (" **Others were using this machine: CPU time and its ratios count, requests a second and latency say little.**" if m["load_before"] > m["cores"] else ""), "", _row("target", "measured", "limit", "verdict"), _row(*["---"] * 4)]
     out += [_row(t["what"], "–" if t["measured"] is None else f"{t['measured']:.3g}", f"{'≥' if t['at_least'] else '≤'} {t['limit']:g}", "held" if t["held"] else "not measured" if t["measured"] is None else "**missed**") for t in r["targets"]]
     base = cheapest(f)
     out += ["", "**Features**: ten numbers in, three probabilities out", "", *_servers(FEATURES, f, cpu(f[base]) if base else None, "plain FastAPI")]

@@ -13,7 +13,7 @@ def results(own=40.0, plain=100.0, picture=1.5):
     one = lambda cpu, rate: run.summed([{"cpu_us": cpu * k, "per_second": rate, "p50_ms": 1.0, "p99_ms": 2.0, "answered": 10, "failures": 0, "died": [], "processes": 1} for k in (0.9, 1, 1.2)])
     found = {c.name: one({"ours": own, "fastapi": plain}.get(c.kind, 300.0), {"ours": 9000, "fastapi": 5000}.get(c.kind, 1000)) for c in FEATURES}
     images = {name: {"bytes": 1, "floor_cpu_us": 100.0, "floors": [90.0, 100.0, 120.0], "servers": {c.name: one(100 * picture, 10) for c in IMAGES}} for name in run.PICTURES}
-    return {"date": "2026-11-20", "quick": False, "commit": "", "machine": {"processor": "x", "python": "3", "load_before": 0}, "versions": {}, "connections": 50, "rounds": 3, "seconds": 1, "features": found, "images": images, "failed": {}}
+    return {"date": "2026-11-20", "quick": False, "commit": "", "machine": {"processor": "x", "python": "3", "load_before": 0, "cores": 2}, "versions": {}, "connections": 50, "rounds": 3, "seconds": 1, "features": found, "images": images, "failed": {}}
 
 
 def verdicts(r): return {t["what"].partition(" (")[0]: t["held"] for t in run.targets(r)}
