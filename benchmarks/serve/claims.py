@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from contestants import FORM, IMAGES, SERVERS, WORK, Contestant, own, uvicorn
+from contestants import FORM, IMAGES, SERVERS, WORK, Contestant, uvicorn
 from measure import ServerFailed, free_port, hey, measured, running, wait_for, wrk
 
 

@@ -53,7 +53,7 @@ class Contestant:
 def uvicorn(app, *more): return lambda port: ["python", "-m", "uvicorn", app, "--port", port, "--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log", *more]
 
 
-def own(app): return uvicorn(app, "--factory", "--no-server-header", "--timeout-graceful-shutdown", "4")  # as mlops_course.api.serve starts it
+def own(app): return lambda port: ["python", SERVERS / "ours.py", app, port]
 def litserve(*more): return lambda port: ["python", SERVERS / "litserve_app.py", port, *more]
 def bento(port): return ["bentoml", "serve", "bento_app:Mlp", "--working-dir", SERVERS, "--host", "127.0.0.1", "--port", port, "--quiet"]
 def gunicorn(*more): return lambda port: ["gunicorn", "--bind", f"127.0.0.1:{port}", "--log-level", "warning", *more, "flask_app:app"]
@@ -63,12 +63,12 @@ FASTAPI, FLASK = ("fastapi", "uvicorn", "pydantic"), ("flask", "gunicorn")
 OWN = ("mlops_course", "fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "orjson")
 
 FEATURES = (
-    Contestant("ours", "ours: Api", "serve", own("ours:features"), "ours", versions=OWN),
+    Contestant("ours", "ours: Api", "serve", own("features"), "ours", versions=OWN),
     Contestant("fastapi-async", "plain FastAPI, async def", "fastapi", uvicorn("plain_fastapi:app"), "fastapi", "/predict-async", versions=FASTAPI),
     Contestant("fastapi-async-dict", "plain FastAPI, async def, no response model", "fastapi", uvicorn("plain_fastapi:app"), "fastapi", "/predict-async-dict", versions=FASTAPI),
     Contestant("fastapi-def", "plain FastAPI, def", "fastapi", uvicorn("plain_fastapi:app"), "fastapi", "/predict-def", versions=FASTAPI),
     Contestant("stdlib", "ours: ModelServer (standard library)", "serve", lambda port: ["python", SERVERS / "stdlib.py", port], "seen", versions=("mlops_course",)),
-    Contestant("ours-documented", "ours: Api, documented route only", "serve", own("ours:documented"), "seen", versions=OWN),
+    Contestant("ours-documented", "ours: Api, documented route only", "serve", own("documented"), "seen", versions=OWN),
     Contestant("flask-gunicorn", "Flask + gunicorn, 4 processes", "flask", gunicorn("--workers", "4"), versions=FLASK),
     Contestant("flask-threads", "Flask + gunicorn, 4 threads", "flask", gunicorn("--worker-class", "gthread", "--threads", "4"), versions=FLASK),
     Contestant("flask-run", "Flask, development server", "flask", lambda port: ["flask", "--app", "flask_app", "run", "--port", port], versions=FLASK),
@@ -82,8 +82,8 @@ FEATURES = (
 
 
 IMAGES = (
-    Contestant("ours", "ours: Api, image/jpeg", "serve", own("ours:images"), "ours", body=raw, type=JPEG, versions=OWN),
-    Contestant("ours-form", "ours: Api, multipart form", "serve", own("ours:images"), "seen", body=form, type=FORM, versions=OWN),
+    Contestant("ours", "ours: Api, image/jpeg", "serve", own("images"), "ours", body=raw, type=JPEG, versions=OWN),
+    Contestant("ours-form", "ours: Api, multipart form", "serve", own("images"), "seen", body=form, type=FORM, versions=OWN),
     Contestant("fastapi-def", "plain FastAPI UploadFile, def", "fastapi", uvicorn("plain_fastapi_images:app"), "fastapi", "/predict-def", form, FORM, versions=FASTAPI),
     Contestant("fastapi-async", "plain FastAPI UploadFile, async def", "fastapi", uvicorn("plain_fastapi_images:app"), "fastapi", "/predict-async", form, FORM, versions=FASTAPI),
 )

@@ -1,7 +1,8 @@
-"""Ours as `from_environment` sets it up: validation, limits, metrics, and every prediction in a PredictionLog before it is answered. uvicorn takes one of the applications."""
+"""Ours as `from_environment` sets it up: validation, limits, metrics, and every prediction in a PredictionLog before it is answered. Run by uvicorn with what `serve` gives it."""
 import os
+import sys
 
-from mlops_course.api import Api, served_model
+from mlops_course.api import UVICORN, Api, served_model
 from mlops_course.predlog import PredictionLog, Together, hooks
 from mlops_course.serialize import given
 from mlops_course.server import Number, Served
@@ -20,3 +21,8 @@ def documented(): return Api(mlp, **logged(mlp), hot=False)
 def images():
     leaves = served_model(given("leaves.onnx"), trained="2026-11-20")
     return Api(leaves, **logged(leaves))
+
+
+if __name__ == "__main__":
+    import uvicorn
+    uvicorn.run(f"ours:{sys.argv[1]}", factory=True, port=int(sys.argv[2]), log_level="warning", **UVICORN)
