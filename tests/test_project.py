@@ -83,7 +83,7 @@ def test_the_built_package_is_whole(tmp_path):
     for name in ("mlops_course", "settings.ini", "setup.py", "pyproject.toml", "README.md"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     run(sys.executable, "setup.py", "-q", "build_py", "--build-lib", "out", cwd=tmp_path)
-    for part in ("grading/judge.py", "models/leaves.onnx", "models/leaves-int8.tflite", "models/loans/1/model.npz"):
+    for part in ("grading/judge.py", "models/leaves.onnx", "models/leaves-int8.tflite", "models/loans/1/model.npz", "texts/README.md", "texts/amazonReviewSnippets_GroundTruth.txt"):
         assert (tmp_path / "out" / "mlops_course" / part).is_file(), f"{part} is not in the package that is built"
 
 
