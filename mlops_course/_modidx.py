@@ -2629,6 +2629,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'mlops_course.tfserving._tensors': ('tfserving.html#_tensors', 'mlops_course/tfserving.py'),
                                         'mlops_course.tfserving._text_of': ('tfserving.html#_text_of', 'mlops_course/tfserving.py'),
                                         'mlops_course.tfserving._type': ('tfserving.html#_type', 'mlops_course/tfserving.py'),
+                                        'mlops_course.tfserving._varint': ('tfserving.html#_varint', 'mlops_course/tfserving.py'),
                                         'mlops_course.tfserving._which': ('tfserving.html#_which', 'mlops_course/tfserving.py'),
                                         'mlops_course.tfserving.aspired': ('tfserving.html#aspired', 'mlops_course/tfserving.py'),
                                         'mlops_course.tfserving.batch_settings': ( 'tfserving.html#batch_settings',

@@ -57,10 +57,14 @@ def _status(e): # an exception of TensorFlow or of Python → Status
     if isinstance(getattr(e, "error_code", None), int): return Status(_CODES[e.error_code], e.message)
     return Status("NOT_FOUND" if isinstance(e, (OSError, RuntimeError)) else "INTERNAL", str(e) or type(e).__name__)
 
-# %% ../nbs/07_tfserving.ipynb #6e156e53
+# %% ../nbs/07_tfserving.ipynb #04a1c3fa
 _FIELDS = dict(float32="float_val", float64="double_val", int8="int_val", int16="int_val", int32="int_val", uint8="int_val", uint16="int_val", int64="int64_val", bool="bool_val",
                uint32="uint32_val", uint64="uint64_val", float16="half_val", bfloat16="half_val", complex64="scomplex_val", complex128="dcomplex_val")
 _BITS = dict(float16=np.uint16, bfloat16=np.uint16, complex64=np.float32, complex128=np.float64)  # what stands in the lists of these types
+
+_PACKED = dict(float32=b"\x2a", float64=b"\x32")  # field number and kind of a packed float_val and double_val
+
+def _varint(n): return bytes([n & 127 | 128]) + _varint(n >> 7) if n > 127 else bytes([n])
 
 def to_proto(array:np.ndarray):
     "`array` as a TensorProto with its values in the field of its type; arrays of bytes become DT_STRING."
@@ -70,6 +74,7 @@ def to_proto(array:np.ndarray):
     for size in array.shape: proto.tensor_shape.dim.add(size=size)
     flat = np.ascontiguousarray(array).ravel()
     if dtype == tf.string: proto.string_val.extend(flat.tolist())
+    elif dtype.name in _PACKED: proto.MergeFromString(_PACKED[dtype.name] + _varint(flat.nbytes) + flat.tobytes())  # the wire format of such a list is the array itself
     else: getattr(proto, _FIELDS[dtype.name]).extend(flat.view(_BITS[dtype.name]).tolist() if dtype.name in _BITS else flat.tolist())
     return proto
 
@@ -106,12 +111,12 @@ def _strings(content, n): # n lengths as varints, then the bytes
     if ends[-1] != len(content): raise ValueError("strings do not fill the content")
     return np.array([*(content[a:b] for a, b in zip(ends, ends[1:])), None], object)[:-1]
 
-# %% ../nbs/07_tfserving.ipynb #65f57923
+# %% ../nbs/07_tfserving.ipynb #e7623910
 class SavedModel:
     "A SavedModel in a session of its own: `signatures`, and `compute` from tensors to tensors by their names in the graph, from any number of threads."
     def __init__(self, path, tags=("serve",), threads=(0, 0), # intra-op and inter-op, 0 = as TensorFlow likes; shared by all sessions of a process
                  batcher=None): # collects calls that come at the same time
-        tf, self.path, self.batcher = _tensorflow(), Path(path), batcher
+        tf, self.path, self.batcher, self.inter = _tensorflow(), Path(path), batcher, threads[1]
         self._callable = functools.lru_cache(64)(self._prepare)  # clients choose the outputs, so the number of callables needs a bound
         with tf.Graph().as_default() as self.graph:
             self.session = tf.compat.v1.Session(graph=self.graph, config=tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads[0], inter_op_parallelism_threads=threads[1]))
@@ -125,7 +130,8 @@ class SavedModel:
     def _dtype(self, tensor):
         with contextlib.suppress(KeyError, ValueError): return self.graph.get_tensor_by_name(tensor).dtype.base_dtype.as_datatype_enum
     def _prepare(self, feeds, fetches): # unlike Session.run, a callable does not compare shapes with the graph's, and neither does TF Serving
-        return self.session._make_callable_from_options(need("tensorflow.core.protobuf.config_pb2").CallableOptions(feed=feeds, fetch=fetches))
+        config = need("tensorflow.core.protobuf.config_pb2")
+        return self.session._make_callable_from_options(config.CallableOptions(feed=feeds, fetch=fetches, run_options=config.RunOptions(inter_op_thread_pool=0 if self.inter > 1 else -1)))
     def compute(self, feeds:dict, fetches) -> dict: # tensor → array, tensors → array by tensor
         "Run the graph; what TensorFlow objects to is a Status."
         for i, (tensor, array) in enumerate(feeds.items()):
@@ -1064,7 +1070,7 @@ class Server:
     def __enter__(self): return self
     def __exit__(self, *exc): self.close()
 
-# %% ../nbs/07_tfserving.ipynb #b9ff28c4
+# %% ../nbs/07_tfserving.ipynb #d7406478
 def _help():
     return "Serve SavedModels over TensorFlow Serving's protocol. Flags and their defaults, with TF Serving's names:\n" + "\n".join(f"  --{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in vars(Flags()).items())
 
@@ -1078,12 +1084,13 @@ def main(arguments=None) -> int: # exit code
         flags = read_flags(arguments)
         if flags.version: return print(f"TensorFlow Library: {_tensorflow().__version__}") or 0
         for s in (signal.SIGTERM, signal.SIGINT): signal.signal(s, lambda *_: _stop(done))
+        _tensorflow(), need("tensorflow_serving.apis.prediction_log_pb2")
+        gc.collect(); gc.freeze()  # a million objects that no collection need look at again: without this, each unloaded model costs a second
         server = Server(flags)
     except Status as e:
         print(f"Failed to start server. Error: {e.code}: {e.message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt: return 0
-    gc.collect(); gc.freeze()  # TensorFlow's modules are a million objects that no collection need look at again
     with server:
         with contextlib.suppress(KeyboardInterrupt): done.wait()
     return 0

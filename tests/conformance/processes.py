@@ -1,5 +1,5 @@
 "Ways to start a server with TF Serving's flags: any command, or ours, forked from a process that has imported TensorFlow already (a start then takes a fraction of a second)."
-import json, os, shlex, signal, subprocess, sys, time
+import json, os, shlex, signal, subprocess, sys, threading, time
 from pathlib import Path
 
 def command(text): # such as `mlops-course serve tfserving`
@@ -57,15 +57,17 @@ for line in sys.stdin:
 class Warm:
     "A `launch` for our server; a context manager."
     def __enter__(self):
+        self.lock = threading.Lock()
         self.process = subprocess.Popen([sys.executable, "-c", _WARM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]), "CUDA_VISIBLE_DEVICES": "-1"})
         if self.process.stdout.readline().strip() != "ready": raise RuntimeError("the server could not be imported; see above")
         return self
     def __call__(self, flags, log):
         code = Path(f"{log}.code")
-        self.process.stdin.write(json.dumps(dict(flags=flags, log=str(log), code=str(code))) + "\n")
-        self.process.stdin.flush()
-        return Forked(int(self.process.stdout.readline()), code)
+        with self.lock:
+            self.process.stdin.write(json.dumps(dict(flags=flags, log=str(log), code=str(code))) + "\n")
+            self.process.stdin.flush()
+            return Forked(int(self.process.stdout.readline()), code)
     def __exit__(self, *exc):
         self.process.stdin.close()
         self.process.wait(30)

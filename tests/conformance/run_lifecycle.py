@@ -1,5 +1,6 @@
 "The cases of `lifecycle_cases.json`: a server for each case, over folders that change while it runs."
-import json, os, shutil, socket, threading, time
+import json, shutil, socket, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
@@ -177,13 +178,11 @@ class Played:
             if self.client: self.client.close()
             if self.running: stop(self.running)
 
-def run(folder, launch, only=None): # launch(flags, log): a process
+def run(folder, launch, only=None, jobs=4): # launch(flags, log): a process; most of a case is waiting, so several are played at a time
     "Play all cases of a folder and print how each went."
     outcome = Outcome()
-    for case in load(folder, "lifecycle", only):
-        with TemporaryDirectory(ignore_cleanup_errors=True) as root:
-            def play(case):
-                if not launch: raise NotRun("needs a server that the runner may start: give a --server, not an address")
-                Played(case, folder, launch, root).play()
-            outcome.play(case, play)
+    def play(case):
+        if not launch: raise NotRun("needs a server that the runner may start: give a --server, not an address")
+        with TemporaryDirectory(ignore_cleanup_errors=True) as root: Played(case, folder, launch, root).play()
+    with ThreadPoolExecutor(jobs) as pool: list(pool.map(lambda case: outcome.play(case, play), load(folder, "lifecycle", only)))
     return outcome
