@@ -2661,7 +2661,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'mlops_course.tfserving.predict': ('tfserving.html#predict', 'mlops_course/tfserving.py'),
                                         'mlops_course.tfserving.read_classes': ('tfserving.html#read_classes', 'mlops_course/tfserving.py'),
                                         'mlops_course.tfserving.read_flags': ('tfserving.html#read_flags', 'mlops_course/tfserving.py'),
-                                        'mlops_course.tfserving.read_text': ('tfserving.html#read_text', 'mlops_course/tfserving.py'),
                                         'mlops_course.tfserving.read_values': ('tfserving.html#read_values', 'mlops_course/tfserving.py'),
                                         'mlops_course.tfserving.regress': ('tfserving.html#regress', 'mlops_course/tfserving.py'),
                                         'mlops_course.tfserving.regress_tensors': ( 'tfserving.html#regress_tensors',

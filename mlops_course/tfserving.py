@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['log', 'DEFAULT', 'CLASSIFY', 'REGRESS', 'STATES', 'half_plus', 'to_proto', 'from_proto', 'SavedModel', 'check_inputs',
            'check_outputs', 'examples_of', 'classify_tensors', 'regress_tensors', 'read_classes', 'read_values',
-           'Servable', 'versions_in', 'aspired', 'parse_text', 'read_text', 'model_config', 'single_model', 'Version',
-           'next_step', 'State', 'Options', 'Versions', 'check_models', 'platform_of', 'check_platforms', 'Manager',
-           'predict', 'classify', 'regress', 'multi_inference', 'get_model_metadata', 'get_model_status',
-           'reload_config', 'grpc_server', 'Metrics', 'rest_app', 'RestServer', 'BatchSettings', 'batch_settings',
-           'Batch', 'Batcher', 'Flags', 'read_flags', 'Server', 'main']
+           'Servable', 'versions_in', 'aspired', 'parse_text', 'model_config', 'single_model', 'Version', 'next_step',
+           'State', 'Options', 'Versions', 'check_models', 'platform_of', 'check_platforms', 'Manager', 'predict',
+           'classify', 'regress', 'multi_inference', 'get_model_metadata', 'get_model_status', 'reload_config',
+           'grpc_server', 'Metrics', 'rest_app', 'RestServer', 'BatchSettings', 'batch_settings', 'Batch', 'Batcher',
+           'Flags', 'read_flags', 'Server', 'main']
 
 # %% ../nbs/07_tfserving.ipynb #64bb843a
 import asyncio, bisect, contextlib, difflib, functools, gc, itertools, logging, math, os, re, signal, sys, tempfile, threading, time, urllib.parse
@@ -34,9 +34,8 @@ def _tensorflow():
 
 def _proto(name, module): return getattr(need(f"tensorflow_serving.{module}_pb2"), name)
 
-# %% ../nbs/07_tfserving.ipynb #1f813d26
-def half_plus(n:float, folder, # a version directory, such as models/half/1
-              **more): # further signatures: name → function of x
+# %% ../nbs/07_tfserving.ipynb #75131dd7
+def half_plus(n:float, folder): # a version directory, such as models/half/1
     "Save the smallest useful SavedModel, `y = x / 2 + n`, whole or not at all (a rename at the end), and return its folder."
     tf, folder = _tensorflow(), Path(folder)
     module, x = tf.Module(), tf.TensorSpec([None], tf.float32, name="x")
@@ -44,7 +43,7 @@ def half_plus(n:float, folder, # a version directory, such as models/half/1
     module.call = tf.function(lambda x: {"y": x / 2 + module.n}, input_signature=[x])
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as new:
-        tf.saved_model.save(module, f"{new}/model", signatures={"serving_default": module.call, **{k: tf.function(f, input_signature=[x]) for k, f in more.items()}})
+        tf.saved_model.save(module, f"{new}/model", signatures=module.call)
         os.rename(f"{new}/model", folder)
     return folder
 
@@ -334,18 +333,13 @@ def aspired(found:dict, policy) -> dict: # policy: ServableVersionPolicy
     if kind == "specific": return {n: p for n, p in found.items() if n in policy.specific.versions}
     return dict(sorted(found.items())[-max(policy.latest.num_versions, 1):])
 
-# %% ../nbs/07_tfserving.ipynb #17813198
+# %% ../nbs/07_tfserving.ipynb #7d9d18c1
 def parse_text(text:str, message, path="the text"):
     "`text` in protobuf's text format, read into `message`."
     form = need("google.protobuf.text_format")
     try: return form.Parse(text, message)
     except form.ParseError as e:
         raise Status("INVALID_ARGUMENT", f"Error parsing text-format {message.DESCRIPTOR.full_name}: {e}. Invalid protobuf file: '{path}'") from e
-
-def read_text(path, message):
-    "The file at `path`, in protobuf's text format, read into `message`."
-    try: return parse_text(Path(path).read_text("utf-8"), message, path)
-    except (OSError, UnicodeDecodeError) as e: raise Status("NOT_FOUND" if isinstance(e, OSError) else "INVALID_ARGUMENT", f"{path}: {e}") from e
 
 def model_config(text=""):
     "A ModelServerConfig, from its text."
@@ -405,7 +399,7 @@ class Options:
     batcher: object = None
     metrics: object = None
 
-# %% ../nbs/07_tfserving.ipynb #e17a89ba
+# %% ../nbs/07_tfserving.ipynb #0e7c523a
 class Versions:
     "The versions of all models: what is wanted becomes what serves, without a gap."
     def __init__(self, options:Options|None=None):
@@ -509,13 +503,13 @@ class Versions:
             self._say(v, "END")
     def close(self):
         "Stop, and let all versions go, each when its last request is done."
+        with self._lock: self.closed = True
+        self._loaders.shutdown(cancel_futures=True)
         with self._lock:
-            self.closed = True
             ready = [v for versions in self._versions.values() for v in versions.values() if v.state == "ready"]
             for v in ready:
                 v.state = "unloading"
                 self._say(v, "UNLOADING")
-        self._loaders.shutdown(cancel_futures=True)
         for v in ready: self._unload(v)
 
 # %% ../nbs/07_tfserving.ipynb #d874a7f9
@@ -803,7 +797,7 @@ def rest_app(manager, pool, metrics=None, metrics_path="", cors=False): # pool: 
         await send({"type": "http.response.body", "body": body})
     return app
 
-# %% ../nbs/07_tfserving.ipynb #7603d6cd
+# %% ../nbs/07_tfserving.ipynb #7e406840
 class RestServer:
     "`app` (ASGI) on uvicorn in a thread of its own."
     def __init__(self, app, host, port):
@@ -818,6 +812,7 @@ class RestServer:
         self.thread = threading.Thread(target=self.server.run, kwargs=dict(sockets=[self.socket]), daemon=True, name="rest")
         self.thread.start()
         while not self.server.started and self.thread.is_alive(): time.sleep(0.005)
+        if not self.server.started: raise Status("UNAVAILABLE", f"the REST server on {host}:{port} did not start; see above")
     def close(self):
         self.server.should_exit = True
         self.thread.join()

@@ -1,11 +1,11 @@
 "The server of chapter 07 as a process: others' cases over real sockets, swaps under load, SavedModels of every age, memory, flags and signals."
-import gc, json, os, signal, subprocess, sys, time
+import gc, os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np
 import pytest
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api, of the extra tfserving")
-from conformance import NotRun, processes, run_grpc, run_lifecycle, run_rest, servers
+from conformance import OWN, processes, run_grpc, run_lifecycle, run_rest, servers
 from mlops_course.core import free_port
 from mlops_course.server import ask
 from mlops_course.tfjson import Status
@@ -20,6 +20,10 @@ def warm():
     with processes.Warm() as launch: yield launch
 
 # --- conformance
+def test_own_grpc_and_lifecycle_cases(warm):
+    with servers.with_models(OWN) as folder: outcomes = run_grpc.run(folder, servers.process(warm, folder)), run_lifecycle.run(folder, warm, jobs=6)
+    for outcome in outcomes: assert outcome.ok and outcome.count("pass") > 10, outcome
+
 @others
 def test_rest_and_grpc_cases(warm):
     start = servers.process(warm, OTHERS)

@@ -1,6 +1,6 @@
 """Play a folder of cases and print how each went; the exit status is 0 if all passed that must, and all were run.
 
-    python -m tests.conformance                                          our own cases of REST and JSON, on a small server in this process
+    python -m tests.conformance                                          our own cases, on the server of the course and, for REST, on a small one in this process
     python -m tests.conformance FOLDER                                   the server of the course, started for the cases
     python -m tests.conformance FOLDER --server "CMD"                    any program with TF Serving's flags, started for the cases
     python -m tests.conformance FOLDER --rest http://HOST:8501 --grpc HOST:8500    a server that runs with the models of the cases
@@ -23,14 +23,18 @@ def main():
     p.add_argument("--kinds", default=",".join(KINDS), help="which cases (default: %(default)s)")
     p.add_argument("--only", help="only the cases with this in their id")
     a = p.parse_args()
-    there = a.rest or a.grpc
-    with nullcontext() if there or a.folder == OWN else nullcontext(processes.command(a.server)) if a.server else processes.Warm() as launch:
-        start = servers.running(a.rest or "", a.monitored_rest, a.grpc) if there else servers.arithmetic if a.folder == OWN else servers.process(launch, a.folder)
-        play = dict(json_tensor=lambda: run_json.run(a.folder, a.only), rest=lambda: run_rest.run(a.folder, start, a.only),
-                    grpc=lambda: run_grpc.run(a.folder, start, a.only), lifecycle=lambda: run_lifecycle.run(a.folder, launch, a.only))
-        kinds = [k for k in a.kinds.split(",") if (a.folder/f"{k}_cases.json").exists() and not (there and k == "json_tensor")]
-        outcomes = {kind: play[kind]() for kind in kinds}
+    there, outcomes = a.rest or a.grpc, {}
+    kinds = [k for k in a.kinds.split(",") if (a.folder/f"{k}_cases.json").exists() and not (there and k == "json_tensor")]
+    if "json_tensor" in kinds: outcomes["json_tensor"] = run_json.run(a.folder, a.only)
+    if a.folder == OWN and "rest" in kinds: outcomes["rest"] = run_rest.run(OWN, servers.arithmetic, a.only)  # their models are arithmetic
+    if left := [k for k in kinds if k not in outcomes]: outcomes |= over_sockets(a, there, left)
     for kind, outcome in outcomes.items(): print(f"{kind}: {outcome}")
     return 0 if outcomes and all(o.ok for o in outcomes.values()) else 1
+
+def over_sockets(a, there, kinds):
+    with servers.with_models(a.folder) as folder, nullcontext() if there else nullcontext(processes.command(a.server)) if a.server else processes.Warm() as launch:
+        start = servers.running(a.rest or "", a.monitored_rest, a.grpc) if there else servers.process(launch, folder)
+        play = dict(rest=lambda: run_rest.run(folder, start, a.only), grpc=lambda: run_grpc.run(folder, start, a.only), lifecycle=lambda: run_lifecycle.run(folder, launch, a.only))
+        return {kind: play[kind]() for kind in kinds}
 
 if __name__ == "__main__": sys.exit(main())

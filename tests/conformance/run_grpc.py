@@ -1,6 +1,4 @@
 "The cases of `grpc_cases.json`, played over a real gRPC channel."
-import math
-from contextlib import contextmanager
 from . import Mismatch, NotRun, Outcome, contains, load, same
 from .run_rest import models
 

@@ -1,5 +1,5 @@
 "Servers to play cases against: one that we start as a process with TF Serving's flags, one that runs already, and a small one in this process for cases without a real model."
-import json, socket, subprocess, threading, time
+import json, shutil, socket, subprocess, threading, time
 from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +26,19 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+@contextmanager
+def with_models(folder): # our own cases bring no binaries: their SavedModels are made for each run
+    "The folder, or a copy of it with `models/` where there are none."
+    if (Path(folder)/"models").is_dir():
+        yield Path(folder)
+        return
+    from mlops_course.tfserving import half_plus
+    with TemporaryDirectory() as scratch:
+        for case_file in Path(folder).glob("*_cases.json"): shutil.copy(case_file, scratch)
+        for n, place in ((2, "half_plus_two/1"), (3, "half_plus_three/1"), (2, "half_versions/1"), (3, "half_versions/2")): half_plus(n, Path(scratch)/"models"/place)
+        (Path(scratch)/"models"/"empty"/"1").mkdir(parents=True)
+        yield Path(scratch)
 
 class Address(str):
     "The base URL of a server, and the address of its gRPC port."
