@@ -1,23 +1,36 @@
 """Play a folder of cases and print how each went; the exit status is 0 if all passed that must, and all were run.
 
-    python tests/conformance                              our own cases, on a small server in this process
-    python tests/conformance FOLDER                       a server of the course is started for the REST cases
-    python tests/conformance FOLDER --url http://...:8501 against a running server, for instance TF Serving itself
+    python -m tests.conformance                                          our own cases of REST and JSON, on a small server in this process
+    python -m tests.conformance FOLDER                                   the server of the course, started for the cases
+    python -m tests.conformance FOLDER --server "CMD"                    any program with TF Serving's flags, started for the cases
+    python -m tests.conformance FOLDER --rest http://HOST:8501 --grpc HOST:8500    a server that runs with the models of the cases
 """
 import argparse, sys
+from contextlib import nullcontext
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from conformance import OWN, run_json, run_rest, servers
+from conformance import OWN, processes, run_grpc, run_json, run_lifecycle, run_rest, servers
 
-p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-p.add_argument("folder", nargs="?", type=Path, default=OWN, help="a folder with rest_cases.json, json_tensor_cases.json and models/")
-p.add_argument("--url", help="REST address of a running server that serves the models of the cases")
-p.add_argument("--monitored-url", help="the same, of one that was started with the monitoring configuration of the cases")
-p.add_argument("--server", default="mlops-course serve tfserving", help="the program to start when there is no --url (default: %(default)s)")
-p.add_argument("--only", help="only the cases with this in their id")
-a = p.parse_args()
-start = servers.running(a.url, a.monitored_url) if a.url else servers.arithmetic if a.folder == OWN else servers.process(a.server, a.folder)
-runs = [("rest", lambda: run_rest.run(a.folder, start, a.only))] + ([] if a.url else [("json_tensor", lambda: run_json.run(a.folder, a.only))])
-outcomes = {kind: play() for kind, play in runs if (a.folder/f"{kind}_cases.json").exists()}
-for kind, outcome in outcomes.items(): print(f"{kind}: {outcome}")
-sys.exit(not (outcomes and all(o.ok for o in outcomes.values())))
+KINDS = ("json_tensor", "rest", "grpc", "lifecycle")
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("folder", nargs="?", type=Path, default=OWN, help="a folder with *_cases.json and models/")
+    p.add_argument("--rest", help="REST address of a running server that serves the models of the cases")
+    p.add_argument("--grpc", help="its gRPC address")
+    p.add_argument("--monitored-rest", help="REST address of one that was started with the monitoring configuration of the cases")
+    p.add_argument("--server", help="the command to start when there are no addresses (default: our server, several times faster to start)")
+    p.add_argument("--kinds", default=",".join(KINDS), help="which cases (default: %(default)s)")
+    p.add_argument("--only", help="only the cases with this in their id")
+    a = p.parse_args()
+    there = a.rest or a.grpc
+    with nullcontext() if there or a.folder == OWN else nullcontext(processes.command(a.server)) if a.server else processes.Warm() as launch:
+        start = servers.running(a.rest or "", a.monitored_rest, a.grpc) if there else servers.arithmetic if a.folder == OWN else servers.process(launch, a.folder)
+        play = dict(json_tensor=lambda: run_json.run(a.folder, a.only), rest=lambda: run_rest.run(a.folder, start, a.only),
+                    grpc=lambda: run_grpc.run(a.folder, start, a.only), lifecycle=lambda: run_lifecycle.run(a.folder, launch, a.only))
+        kinds = [k for k in a.kinds.split(",") if (a.folder/f"{k}_cases.json").exists() and not (there and k == "json_tensor")]
+        outcomes = {kind: play[kind]() for kind in kinds}
+    for kind, outcome in outcomes.items(): print(f"{kind}: {outcome}")
+    return 0 if outcomes and all(o.ok for o in outcomes.values()) else 1
+
+if __name__ == "__main__": sys.exit(main())

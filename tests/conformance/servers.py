@@ -1,5 +1,5 @@
 "Servers to play cases against: one that we start as a process with TF Serving's flags, one that runs already, and a small one in this process for cases without a real model."
-import json, shlex, socket, subprocess, threading, time
+import json, socket, subprocess, threading, time
 from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,24 +27,33 @@ def free_port():
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
-def process(command, folder, wait=120): # `mlops-course serve tfserving`, or any program with TF Serving's flags; the folder of the cases
+class Address(str):
+    "The base URL of a server, and the address of its gRPC port."
+    def __new__(cls, url, grpc=""):
+        self = super().__new__(cls, url)
+        self.grpc = grpc
+        return self
+
+def process(launch, folder, wait=120): # of `processes`; the folder of the cases
     "A `start` that runs a server process for each group of cases and waits until all its models answer."
     @contextmanager
-    def start(models, monitoring):
+    def start(models, monitoring=None):
         with TemporaryDirectory() as scratch:
-            config, log, port = Path(scratch)/"models.config", Path(scratch)/"log", free_port()
+            config, log, port, grpc = Path(scratch)/"models.config", Path(scratch)/"log", free_port(), free_port()
             config.write_text(model_config(models, folder), encoding="utf8")
-            flags = [f"--port={free_port()}", f"--rest_api_port={port}", f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models=true"]
+            flags = [f"--port={grpc}", f"--rest_api_port={port}", f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models=true"]
             if monitoring: flags.append(f"--monitoring_config_file={(Path(folder)/'models'/monitoring).resolve()}")
-            with open(log, "wb") as out: running = subprocess.Popen([*shlex.split(command), *flags], stdout=out, stderr=out)
+            running = launch(flags, log)
             try:
                 ready(f"http://127.0.0.1:{port}", models, running, log, wait)
-                yield f"http://127.0.0.1:{port}"
-            finally:
-                running.terminate()
-                try: running.wait(10)
-                except subprocess.TimeoutExpired: running.kill()
+                yield Address(f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc}")
+            finally: stop(running)
     return start
+
+def stop(running):
+    running.terminate()
+    try: running.wait(10)
+    except subprocess.TimeoutExpired: running.kill()
 
 def ready(url, models, running, log, wait):
     from urllib.parse import quote
@@ -62,12 +71,12 @@ def available(url, path):
     states = json.loads(body).get("model_version_status", []) if status == 200 else []
     return bool(states) and any(s["state"] == "AVAILABLE" for s in states)
 
-def running(url, monitored_url=None):
+def running(url, monitored_url=None, grpc=None):
     "A `start` for servers that run already, one without a monitoring configuration and one with it. What wants a model loaded anew must come first, and once: models are loaded anew when the server starts."
-    def start(models, monitoring):
+    def start(models, monitoring=None):
         here = monitored_url if monitoring else url
         if not here: raise NotRun(f"needs the address of a server started with the monitoring configuration {monitoring}" if monitoring else "needs the address of a server without one")
-        return nullcontext(here)
+        return nullcontext(Address(here, grpc or ""))
     return start
 
 # --- a server in this process, for cases about texts, paths and errors: its models are arithmetic
