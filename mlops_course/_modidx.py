@@ -2416,6 +2416,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_course.tfjson._kind': ('tfjson.html#_kind', 'mlops_course/tfjson.py'),
                                      'mlops_course.tfjson._line': ('tfjson.html#_line', 'mlops_course/tfjson.py'),
                                      'mlops_course.tfjson._lines': ('tfjson.html#_lines', 'mlops_course/tfjson.py'),
+                                     'mlops_course.tfjson._long': ('tfjson.html#_long', 'mlops_course/tfjson.py'),
                                      'mlops_course.tfjson._members': ('tfjson.html#_members', 'mlops_course/tfjson.py'),
                                      'mlops_course.tfjson._metadata': ('tfjson.html#_metadata', 'mlops_course/tfjson.py'),
                                      'mlops_course.tfjson._narrow': ('tfjson.html#_narrow', 'mlops_course/tfjson.py'),

@@ -7,13 +7,13 @@ __all__ = ['HTTP', 'DTYPES', 'DEFAULT_SIGNATURE', 'Status', 'invalid', 'parse', 
            'predict_reply', 'Examples', 'example_request', 'serialized', 'classify_reply', 'regress_reply',
            'status_reply', 'Target', 'target', 'rest']
 
-# %% ../nbs/07_tfjson.ipynb #b2e6ef4d
-import base64, binascii, gzip, json, logging, re, zlib
+# %% ../nbs/07_tfjson.ipynb #e6829f3c
+import base64, binascii, json, logging, re, zlib
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from math import isfinite, isinf, prod
+from math import isinf, prod
 from os.path import commonprefix
 from urllib.parse import unquote_to_bytes
 import numpy as np
@@ -116,16 +116,16 @@ _SPACE = re.compile(rb"[ \t\r\n]*")
 
 class _Pairs(list): "An object that is still open: its (name, value) pairs so far."
 
-# %% ../nbs/07_tfjson.ipynb #e61e6922
+# %% ../nbs/07_tfjson.ipynb #12c30aef
 def parse(body: bytes): # JSON as TF Serving takes it
     "The value of a JSON text: dict, list, str (bytes that are no UTF-8 hidden as surrogates), int, float, bool or None. Raises `Status`."
     pos, state, box, name, value, up = 3 if body.startswith(b"\xef\xbb\xbf") else 0, "start", None, None, None, []
+    body += b"\0"
     while True:
-        pos = _SPACE.match(body, pos).end()
-        c = body[pos] if pos < len(body) else 0
+        if (c := body[pos]) in b" \n\r\t": c = body[pos := _SPACE.match(body, pos).end()]
         if not c and state == "end": return value
         allowed, complaint = _EXPECT[state]
-        if c not in allowed or not c: raise _bad(complaint, pos)
+        if c not in allowed: raise _bad(complaint, pos)
         if c in b"[{":
             up.append((box, name))
             box, state = ([], "array") if c == 91 else (_Pairs(), "object")
@@ -140,27 +140,27 @@ def parse(body: bytes): # JSON as TF Serving takes it
                 value = box if c == 93 else _object(box)
                 box, name = up.pop()
                 pos += 1
-            else: value, pos = _scalar(body, pos, c)
+            else: value, pos = (_number if c in b"0123456789-" else _scalar)(body, pos)
             if box is None: state = "end"
             elif type(box) is list: box.append(value); state = "element"
             else: box.append((name, value)); state = "member"
             continue
         pos += 1
 
-# %% ../nbs/07_tfjson.ipynb #cee4faf2
+# %% ../nbs/07_tfjson.ipynb #678debd9
 _WORDS = {ord("n"): (b"null", None), ord("t"): (b"true", True), ord("f"): (b"false", False)}
 
-def _scalar(body, pos, c):
-    if c == 34: return _string(body, pos + 1)
+def _scalar(body, pos):
+    if (c := body[pos]) == 34: return _string(body, pos + 1)
     if c not in _WORDS: return _number(body, pos)
     word, value = _WORDS[c]
     if not body.startswith(word, pos): raise _bad("Invalid value.", pos + len(commonprefix([word, body[pos:pos + 5]])))
     return value, pos + len(word)
 
-# %% ../nbs/07_tfjson.ipynb #1c36dec2
+# %% ../nbs/07_tfjson.ipynb #e16f2754
 def _quick(body):
-    "What `parse` would say, from orjson; None where that is not certain, or where a boolean may be in it."
-    if any(word in body for word in (b"0e", b"0E", b"true", b"false")): return None
+    "What `parse` would say, from orjson; None where that is not certain."
+    if b"0e" in body or b"0E" in body: return None
     orjson = need("orjson")
     try: doc = orjson.loads(body)
     except orjson.JSONDecodeError: return None
@@ -171,19 +171,28 @@ def _inside(value):
     if type(value) is dict: return len(value)
     return sum(len(row) for row in value if type(row) is dict) if type(value) is list and value and type(value[0]) is dict else 0
 
-# %% ../nbs/07_tfjson.ipynb #d99986a0
+# %% ../nbs/07_tfjson.ipynb #d8b0a2c6
+def _long(a):
+    "Where six digits are certainly not enough. Numbers that are nearly zero have less precision than this assumes: they are tried."
+    with np.errstate(all="ignore"):
+        x = np.abs(a.astype(np.float64))
+        six = x / 10 ** (np.floor(np.log10(x)) - 5)           # six digits before the point
+        return (np.abs(six - np.rint(six)) > six * (2e-7 if a.dtype == np.float32 else 1e-14)) & (x > (1e-37 if a.dtype == np.float32 else 1e-300))
+
 def decimals(values): # an array of float32 or float64
     "The texts of all its numbers as TF Serving writes them, a flat list."
-    a = np.ravel(values)
-    v = a.astype(np.float64).tolist()
-    texts = _format("%g", v)
-    with np.errstate(over="ignore"): back = np.array(list(map(float, texts)), np.float64).astype(a.dtype)
-    rough = np.flatnonzero((back != a) & np.isfinite(a)).tolist()
-    for i, text in zip(rough, _format("%.9g" if a.dtype == np.float32 else "%.17g", [v[i] for i in rough])): texts[i] = text
+    a, precise = np.ravel(values), "%.9g" if values.dtype == np.float32 else "%.17g"
+    v, texts, tried = a.astype(np.float64).tolist(), np.empty(a.size, object), np.flatnonzero(~_long(a))
+    short = _format("%g", [v[i] for i in tried.tolist()])
+    texts[tried] = short
+    with np.errstate(over="ignore"): back = np.array(list(map(float, short)), np.float64).astype(a.dtype)
+    long = np.ones(a.size, bool)
+    long[tried[(back == a[tried]) | ~np.isfinite(a[tried])]] = False
+    texts[long] = _format(precise, [v[i] for i in np.flatnonzero(long).tolist()])
     for i in np.flatnonzero(a == np.floor(a)).tolist():
         if "." not in texts[i] and "e" not in texts[i]: texts[i] += ".0"
     for i in np.flatnonzero(~np.isfinite(a)).tolist(): texts[i] = "NaN" if v[i] != v[i] else "Infinity" if v[i] > 0 else "-Infinity"
-    return texts
+    return texts.tolist()
 
 def _format(how, values): return ((how + " ") * len(values) % tuple(values)).split()
 
@@ -214,7 +223,7 @@ def _between(items, close): # what to write, last first, since it goes on a stac
     pieces = [piece for item in items for piece in (b", ", *item)][1:] + [close]
     return pieces[::-1]
 
-# %% ../nbs/07_tfjson.ipynb #b6cceb22
+# %% ../nbs/07_tfjson.ipynb #a4886256
 _MARKS = {ord('"'): '\\"', ord("\\"): "\\\\", 8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"} | {n: f"\\u{n:04X}" for n in {*range(32)} - {8, 9, 10, 12, 13}}
 
 def _quoted(text): return f'"{text.translate(_MARKS)}"'
@@ -225,17 +234,21 @@ def _one(v, limit):
     if type(v) is not float: return json.dumps(v)
     return decimals(np.array(v, np.float32 if abs(v) <= 3.4028234e38 else np.float64))[0]
 
-_KINDS = {type(None): "Null", bool: "Bool", dict: "Object", _Repeated: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
+_KINDS = {type(None): "Null", dict: "Object", _Repeated: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
 
 def _kind(v): return str(v) if type(v) is bool else _KINDS[type(v)]
 
-# %% ../nbs/07_tfjson.ipynb #b77c021c
+# %% ../nbs/07_tfjson.ipynb #2b6a804a
 _BASE64 = re.compile(rb"([A-Za-z0-9+/]*)([=.]*)")
 
 def _is_b64(v): return isinstance(v, dict) and type(v.get("b64")) is str and len(_members(v)) == 1
 
 def _unbase64(text):
-    m = _BASE64.fullmatch(re.sub(rb"[ \t-\r]", b"", _raw(text)))
+    raw = _raw(text)
+    if len(raw) % 4 == 0 and b"=" not in raw[:-2]:   # almost always, and then Python's own strict decoder follows the rule
+        try: return binascii.a2b_base64(raw, strict_mode=True)
+        except binascii.Error: pass
+    m = _BASE64.fullmatch(re.sub(rb"[ \t-\r]", b"", raw))
     missing = -len(m[1]) % 4 if m else 3
     if missing == 3 or len(m[2]) not in (0, missing): raise invalid("Unable to base64 decode")
     return binascii.a2b_base64(m[1] + b"=" * missing)
@@ -294,7 +307,7 @@ def _tensor(value, dtype):
     _fill(value, 0, shape, dtype, out)
     return _array(out, shape, dtype)
 
-# %% ../nbs/07_tfjson.ipynb #269c0236
+# %% ../nbs/07_tfjson.ipynb #fe9611d5
 def _stack(value, dtype):
     "numpy's conversion of a list of numbers where it follows our rules, else None."
     if dtype not in _FLOATS and dtype not in _INTS: return None
@@ -304,11 +317,11 @@ def _stack(value, dtype):
     low, high = _RANGES[dtype]
     return a.astype(_INTS[dtype]) if a.dtype.kind in "iu" and a.size and low <= a.min() and a.max() <= high else None
 
-def _convert(value, dtype, quick):
-    a = _stack(value, dtype) if quick else None
+def _convert(value, dtype, numbers): # whether there is no boolean in the text
+    a = _stack(value, dtype) if numbers else None
     return _tensor(value, dtype) if a is None else a
 
-# %% ../nbs/07_tfjson.ipynb #56d0605c
+# %% ../nbs/07_tfjson.ipynb #43d5fe95
 @dataclass
 class Predict:
     "A predict request: the signature as named ('' when it was not), 'row' or 'columnar', and the tensors by name."
@@ -317,39 +330,37 @@ class Predict:
     feeds: dict
 
 def _read(body):
-    "The top level object of a request, whether the quick reader read it, and its signature's name."
-    doc = _quick(body)
-    quick = doc is not None
-    if not quick: doc = parse(body)
+    "The top level object of a request, whether its text is free of booleans, and its signature's name."
+    if (doc := _quick(body)) is None: doc = parse(body)
     if not isinstance(doc, dict): raise invalid(f"JSON Value: {show(doc)} Is not object")
     if type(name := doc.get("signature_name", "")) is not str:
         raise invalid(f"JSON Value: {show(doc)} not formatted correctly. 'signature_name' key must be a string value.")
-    return doc, quick, name
+    return doc, b"true" not in body and b"false" not in body, name
 
-# %% ../nbs/07_tfjson.ipynb #f7d5fcc9
+# %% ../nbs/07_tfjson.ipynb #94c45693
 def predict_request(body: bytes, # the JSON text
                     inputs: Callable # from a signature's name ('' = the default) to {input name: dtype}; raises Status
                    ) -> Predict:
     "TF Serving's reading of the body of a `:predict` request. Raises `Status` with its code and words."
-    doc, quick, signature = _read(body)
+    doc, numbers, signature = _read(body)
     types = inputs(signature)
     if not types: raise invalid(f"Failed to get input map for signature: {signature or 'DEFAULT'}")
     if "instances" in doc and "inputs" in doc:
         raise invalid(f"JSON Value: {show(doc)} Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist ")
-    if "inputs" in doc: return Predict(signature, "columnar", _columns(doc["inputs"], types, quick))
+    if "inputs" in doc: return Predict(signature, "columnar", _columns(doc["inputs"], types, numbers))
     if "instances" not in doc: raise invalid("Missing 'inputs' or 'instances' key")
     if type(rows := doc["instances"]) is not list: raise invalid(f"JSON Value: {show(doc)} Excepting 'instances' to be an list/array")
     if not rows: raise invalid(f"JSON Value: {show(doc)} No values in 'instances' array")
-    return Predict(signature, "row", (quick and _quick_rows(rows, types)) or _rows(rows, types))
+    return Predict(signature, "row", (numbers and _quick_rows(rows, types)) or _rows(rows, types))
 
-# %% ../nbs/07_tfjson.ipynb #20d15000
-def _columns(value, types, quick):
+# %% ../nbs/07_tfjson.ipynb #50b61a39
+def _columns(value, types, numbers):
     if not isinstance(value, dict) or _is_b64(value):
         if len(types) > 1: raise invalid("inputs is a plain value/list, but expecting an object as multiple input tensors required as per tensorinfo_map")
-        return {name: _convert(value, dtype, quick) for name, dtype in types.items()}
+        return {name: _convert(value, dtype, numbers) for name, dtype in types.items()}
     for name in types:
         if name not in value: raise invalid(f"Missing named input: {name} in 'inputs' object.")
-    return {name: _convert(value[name], dtype, quick) for name, dtype in types.items()}
+    return {name: _convert(value[name], dtype, numbers) for name, dtype in types.items()}
 
 def _quick_rows(rows, types):
     "All rows of each input at once; None when one of them has to go the long way."
@@ -399,12 +410,12 @@ def _rows(rows, types):
             raise invalid(f"Failed to process element: {i} of 'instances' list. JSON object: {show(row)} keys must be equal to: {','.join(names)}")
     return {name: _array(s.values, [len(rows), *s.shape], s.dtype) for name, s in stacked.items() if s.shape is not None}
 
-# %% ../nbs/07_tfjson.ipynb #0179f6ea
+# %% ../nbs/07_tfjson.ipynb #3cac0e11
 def _texts(name, values):
     "The JSON texts of an array's elements, flat."
     kind, a = values.dtype.kind, np.ravel(values)
     if values.dtype in (np.float32, np.float64): return decimals(a)
-    if kind in "iu": return list(map(str, a.tolist()))
+    if kind in "iu" and _dtype(values) in _INTS: return list(map(str, a.tolist()))
     if kind == "b": return ["true" if v else "false" for v in a.tolist()]
     if kind not in "OSU": raise invalid(f"Failed to write JSON value for tensor type: {_typename(_dtype(values))}")
     if name.endswith("_bytes"): return [f'{{"b64": "{base64.b64encode(_raw(v)).decode()}"}}' for v in a.tolist()]
