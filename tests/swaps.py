@@ -38,7 +38,7 @@ async def play(port, base, models, swaps, connections, pause):
         published.append(time.time())
         want = 3. + n % 2
         until = time.time() + 30
-        while time.time() < until and not any(s and s[-1][2] == want for s in seen): await asyncio.sleep(0.02)
+        while time.time() < until and not all(t.done() for t in tasks) and not any(s and s[-1][2] == want for s in seen): await asyncio.sleep(0.02)
         await asyncio.sleep(pause)
     going = False
     await asyncio.gather(*tasks)
