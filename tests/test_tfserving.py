@@ -1,0 +1,159 @@
+"The server of chapter 07 as a process: others' cases over real sockets, swaps under load, SavedModels of every age, memory, flags and signals."
+import gc, os, signal, subprocess, sys, time
+from pathlib import Path
+import numpy as np
+import pytest
+tf = pytest.importorskip("tensorflow")
+pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api, of the extra tfserving")
+from conformance import OWN, processes, run_grpc, run_lifecycle, run_rest, servers
+from mlops_course.core import free_port
+from mlops_course.server import ask
+from mlops_course.tfjson import Status
+from mlops_course.tfserving import Options, Servable, Versions, half_plus
+import swaps
+
+OTHERS = Path(os.environ.get("TFSERVING_CASES", Path(__file__).parents[2]/"shared"/"conformance"/"tfserving"))
+others = pytest.mark.skipif(not OTHERS.is_dir(), reason=f"no cases in {OTHERS}: set TFSERVING_CASES to a folder with rest_cases.json, grpc_cases.json, lifecycle_cases.json and models/")
+
+@pytest.fixture(scope="module")
+def warm():
+    with processes.Warm() as launch: yield launch
+
+# --- conformance
+def test_own_grpc_and_lifecycle_cases(warm):
+    with servers.with_models(OWN) as folder: outcomes = run_grpc.run(folder, servers.process(warm, folder)), run_lifecycle.run(folder, warm, jobs=6)
+    for outcome in outcomes: assert outcome.ok and outcome.count("pass") > 10, outcome
+
+@others
+def test_rest_and_grpc_cases(warm):
+    start = servers.process(warm, OTHERS)
+    for outcome in (run_rest.run(OTHERS, start), run_grpc.run(OTHERS, start)): assert outcome.ok, outcome
+
+@others
+def test_lifecycle_cases(warm):
+    outcome = run_lifecycle.run(OTHERS, warm, jobs=6)
+    assert outcome.ok, outcome
+
+@others
+def test_a_wrong_server_is_seen(warm): # the runners can say no: every model of the cases answers, but with another model
+    def start(models, monitoring=None):
+        return servers.process(warm, OTHERS)({name: {**m, "dir": "saved_model_half_plus_three", "version_policy": {}} for name, m in models.items()}, monitoring)
+    outcome = run_grpc.run(OTHERS, start, "grpc-predict-cpu")
+    assert not outcome.ok and outcome.count("FAIL") == 1
+
+# --- swaps
+def test_swaps_under_load(warm):
+    measured = swaps.swap(warm, swaps=5, connections=50)
+    assert measured["failed"] == 0 and measured["requests"] > 500
+
+def test_a_failed_request_or_a_late_version_is_seen():
+    good = [[(0, .1, 4.), (1, 1.1, 3.), (2, 2.1, 3.)]]
+    swaps.check(good, [.5], {2: .1}, 1)
+    for seen in ([[(0, .1, 4.), (1, 1.1, "HTTP/1.1 404")]], [[(0, .1, 4.), (1, 1.1, 3.), (2, 2.1, 4.)]], [[(0, .1, 4.), (9, 9.1, 3.)]]):
+        with pytest.raises(AssertionError): swaps.check(seen, [.5], {2: .1}, 1)
+
+# --- SavedModels of every age
+def test_a_model_saved_by_legacy_keras_serves(tmp_path):
+    pytest.importorskip("tf_keras", reason="Keras 2 is not installed (pip install tf_keras)")
+    make = f"""
+import numpy as np, tf_keras as keras
+keras.utils.set_random_seed(0)
+model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.BatchNormalization(), keras.layers.Dense(3, "softmax")])
+model.compile("adam", "sparse_categorical_crossentropy")
+model.save(r"{tmp_path/'legacy'/'1'}", save_format="tf")
+np.save(r"{tmp_path/'expected.npy'}", model.predict(np.arange(8, dtype="f4").reshape(2, 4), verbose=0))
+"""
+    subprocess.run([sys.executable, "-c", make], check=True, timeout=300, env={**os.environ, "TF_USE_LEGACY_KERAS": "1"})
+    served = Servable("legacy", 1, tmp_path/"legacy"/"1")
+    (name,), x = served.signatures["serving_default"].inputs, np.arange(8, dtype="f4").reshape(2, 4)
+    np.testing.assert_allclose(next(iter(served.run("", {name: x}).values())), np.load(tmp_path/"expected.npy"), atol=1e-6)
+    served.close()
+
+def test_a_model_exported_by_keras_3_serves(tmp_path):
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3, "softmax")])
+    model.export(str(tmp_path/"1"), verbose=False)
+    served, x = Servable("new", 1, tmp_path/"1"), np.ones((5, 4), "f4")
+    (name,) = served.signatures["serving_default"].inputs
+    np.testing.assert_allclose(next(iter(served.run("", {name: x}).values())), model(x).numpy(), atol=1e-6)
+    served.close()
+
+def test_a_tf1_model_with_a_vocabulary_file_and_a_table_serves(tmp_path): # as estimators saved them: reference variables, assets, tables to initialize
+    v1, words = tf.compat.v1, tmp_path/"words.txt"
+    words.write_text("cat\ndog\n")
+    with tf.Graph().as_default(), v1.Session() as session:
+        asset = v1.constant(str(words), name="asset")
+        v1.add_to_collection(v1.GraphKeys.ASSET_FILEPATHS, asset)
+        table = tf.lookup.StaticHashTable(tf.lookup.TextFileInitializer(asset, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER), -1)
+        word, weight = v1.placeholder(tf.string, [None], "word"), v1.get_variable("w", initializer=[10., 20.], use_resource=False)
+        y = tf.gather(weight, tf.maximum(table.lookup(word), 0))
+        session.run([v1.global_variables_initializer(), v1.tables_initializer()])
+        builder = v1.saved_model.Builder(str(tmp_path/"1"))
+        builder.add_meta_graph_and_variables(session, ["serve"], assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS), main_op=v1.tables_initializer(),
+                                             signature_def_map={"serving_default": v1.saved_model.signature_def_utils.predict_signature_def({"word": word}, {"y": y})})
+        builder.save()
+    words.unlink()
+    served = Servable("words", 1, tmp_path/"1")
+    assert served.run("", {"word": np.array([b"dog", b"cat"], object)})["y"].tolist() == [20, 10]
+    served.close()
+
+def test_warm_up_requests_are_replayed_and_a_failing_one_refuses_the_version(tmp_path):
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+    def with_requests(n, values):
+        folder, log = half_plus(1, tmp_path/str(n)), PredictionLog()
+        log.predict_log.request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.array(values)))
+        (folder/"assets.extra").mkdir()
+        with tf.io.TFRecordWriter(str(folder/"assets.extra"/"tf_serving_warmup_requests")) as f: f.write(log.SerializeToString())
+        return folder
+    Servable("m", 1, with_requests(1, np.float32([2]))).close()
+    with pytest.raises(Status, match="Expects arg"): Servable("m", 2, with_requests(2, ["text"]))
+
+# --- memory: a version that is gone leaves nothing behind
+def test_thirty_swaps_do_not_grow(tmp_path):
+    def rss(): return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    if not Path("/proc/self/statm").exists(): pytest.skip("reads /proc")
+    module = tf.Module()
+    module.w = tf.Variable(np.zeros((1000, 500), "f4"))   # 2 MB
+    tf.saved_model.save(module, str(tmp_path/"big"), signatures=tf.function(lambda x: {"y": x @ module.w}, input_signature=[tf.TensorSpec([None, 1000])]))
+    gc.collect(); gc.freeze()  # as the server does, so that a collection looks at the models only
+    versions, at = Versions(Options(threads=(1, 1))), {}
+    for n in range(1, 36):
+        versions.want("m", {n: str(tmp_path/"big")})
+        until = time.monotonic() + 30
+        while {k: s.state for k, s in versions.states("m").items() if s.state != "END"} != {n: "AVAILABLE"}:
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        versions.find("m").servable.run("", {"x": np.zeros((1, 1000), "f4")})
+        if n == 5: at["early"] = rss()
+    grown = rss() - at["early"]
+    versions.close()
+    gc.unfreeze()
+    assert grown < 30, f"{grown:.0f} MB more after 30 swaps of 2 MB"
+    print(f"{grown:.1f} MB more after 30 swaps")
+
+# --- the process
+def run_it(*flags, seconds=120):
+    return subprocess.run([sys.executable, "-m", "mlops_course.tfserving", *flags], capture_output=True, text=True, timeout=seconds, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"})
+
+def test_a_misspelt_flag_names_the_nearest():
+    done = run_it("--model_config=x")
+    assert done.returncode == 1 and "Did you mean --model_config_file?" in done.stderr
+
+def test_a_model_that_cannot_load_ends_the_start(warm, tmp_path):
+    (tmp_path/"m"/"1").mkdir(parents=True)
+    running = warm([f"--port={free_port()}", "--model_name=m", f"--model_base_path={tmp_path/'m'}", "--max_num_load_retries=0"], tmp_path/"log")
+    assert running.wait(60) == 1 and "1 model(s) did not become available: {{{name: m version: 1} due to error" in (tmp_path/"log").read_text()
+
+def test_the_process_answers_and_sigterm_lets_requests_end(tmp_path):
+    half_plus(2, tmp_path/"m"/"1")
+    port = free_port()
+    with open(tmp_path/"log", "wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "mlops_course.tfserving", "--port=0", f"--rest_api_port={port}", "--model_name=m", f"--model_base_path={tmp_path/'m'}", "--enable_batching"],
+                                   stderr=log, stdout=log, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"})
+    try:
+        until = time.monotonic() + 90
+        while not (reply := ask(f"http://127.0.0.1:{port}", "POST", "/v1/models/m:predict", b'{"instances": [2]}', timeout=5)).status and time.monotonic() < until: time.sleep(0.1)
+        assert reply.json == {"predictions": [3]}, (tmp_path/"log").read_text()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally: process.kill()
