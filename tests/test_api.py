@@ -159,11 +159,7 @@ class Neighbour(threading.Thread):
         if kind is None: wait_until(lambda: len(self.waits) > asked + 3)
         self.over.set()
         self.join()
-        WORST[self.server.kind] = max(WORST.get(self.server.kind, 0), max(self.waits))
         if kind is None: assert not self.bad and len(self.waits) > 4 and max(self.waits) < max(1, self.share[0] / self.share[1]), (self.bad[:3], max(self.waits), self.share)
-
-
-WORST = {}
 
 
 @pytest.fixture(scope="module")
