@@ -250,6 +250,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_course.cli.release': ('cli.html#release', 'mlops_course/cli.py'),
                                   'mlops_course.cli.report': ('cli.html#report', 'mlops_course/cli.py'),
                                   'mlops_course.cli.score': ('cli.html#score', 'mlops_course/cli.py'),
+                                  'mlops_course.cli.tfserving': ('cli.html#tfserving', 'mlops_course/cli.py'),
                                   'mlops_course.cli.verify': ('cli.html#verify', 'mlops_course/cli.py')},
             'mlops_course.core': { 'mlops_course.core.Claim': ('core.html#claim', 'mlops_course/core.py'),
                                    'mlops_course.core.Claim.__str__': ('core.html#claim.__str__', 'mlops_course/core.py'),

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'Course', 'Json', 'Labs', 'WRONG', 'BAD_INPUT', 'REFUSED', 'STUDENTS', 'ENGINEERS', 'INSTRUCTORS', 'AUTHORS',
            'kernel_app', 'KernelName', 'serve_app', 'Model', 'Host', 'Port', 'LogTo', 'Roster', 'Graded', 'doctor',
-           'list_', 'check', 'kernel_install', 'kernel_remove', 'minimal', 'api', 'check_server', 'publish', 'score',
-           'release', 'demo_class', 'collect', 'grade', 'hints', 'mark', 'report', 'export', 'derive', 'verify', 'main']
+           'list_', 'check', 'kernel_install', 'kernel_remove', 'minimal', 'api', 'tfserving', 'check_server',
+           'publish', 'score', 'release', 'demo_class', 'collect', 'grade', 'hints', 'mark', 'report', 'export',
+           'derive', 'verify', 'main']
 
 # %% ../nbs/cli.ipynb #4d87ae6c
 import json, os, sys
@@ -213,6 +214,13 @@ def api(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000, worker
     except ValueError as e:
         _complain(e)
         raise typer.Exit(BAD_INPUT)
+
+# %% ../nbs/cli.ipynb #6f7af045
+@serve_app.command("tfserving", context_settings=dict(allow_extra_args=True, ignore_unknown_options=True, help_option_names=[]))
+def tfserving(context: typer.Context):
+    "SavedModels over TensorFlow Serving's REST and gRPC, started with its flags: --model_config_file, --rest_api_port ...; --help lists them."
+    from mlops_course.tfserving import main
+    raise typer.Exit(main(context.args))
 
 # %% ../nbs/cli.ipynb #12953bb6
 @app.command("check-server", rich_help_panel=ENGINEERS)
