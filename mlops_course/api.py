@@ -89,7 +89,7 @@ def served_model(path, *, trained:str, name:str="", version:str="1", accuracy:fl
     kinds = {n: object if s.inputs[n][1] == "str" else s.inputs[n][1] for n in features}
     return Served(**told, features=features, score=lambda rows: model.predict({n: np.array(column, kind) for (n, kind), column in zip(kinds.items(), zip(*rows))}))
 
-# %% ../nbs/06_api.ipynb #7c417215
+# %% ../nbs/06_api.ipynb #c216fb5e
 def busy(): return Refused(503, "too_busy", "more requests wait than this server can answer in time; try again in a second", {"Retry-After": "1"})
 
 class Batcher:
@@ -105,7 +105,10 @@ class Batcher:
         future = asyncio.get_running_loop().create_future()
         self.waiting.append((item, future))
         self._start()
-        return await future
+        try: return await future
+        except asyncio.CancelledError:  # who went away keeps no place in the queue
+            self.waiting = deque(pair for pair in self.waiting if pair[1] is not future)
+            raise
 
     def _start(self):
         while self.free and (taken := self._take()):

@@ -297,7 +297,7 @@ def _write(path, content): # bytes, or a dict of them for a folder: appears unde
     _sync(path.parent)
     return path
 
-# %% ../nbs/03_serialize.ipynb #4fd4fd7f
+# %% ../nbs/03_serialize.ipynb #a7238900
 LIMIT = 4 * 2**30  # bytes; larger files are not read into memory
 
 def _bytes(file, path):
@@ -306,7 +306,7 @@ def _bytes(file, path):
     with open(file, "rb") as f:
         size = os.fstat(f.fileno()).st_size
         if size > LIMIT: raise BadModel(path, f"{file.name} has {size / 2**30:.1f} GB; {LIMIT / 2**30:.0f} is the limit here", "use a smaller model")
-        data = f.read(LIMIT + 1)
+        data = f.read(size + 1)  # Python reserves what is asked for
     if not data and file == path: raise BadModel(path, "is empty", "get it again from where it was made")
     return data
 
