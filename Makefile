@@ -59,7 +59,7 @@ test: $(DEV) $(OLDER)  ## Check everything: export, notebooks, labs, tests
 	@echo "== every chapter runs";                            $(BIN)/nbdev-test --n-workers $(JOBS)
 	@echo "== the students' copies are up to date";           $(BIN)/mlops-course derive --check
 	@echo "== the solutions show what they stored (nbval)";   $(RUN) pytest -q -p no:cacheprovider --nbval solutions
-	@echo "== labs hold (short; 'make verify' for all)";      $(BIN)/mlops-course verify --seeds 3 --mutants 10 --jobs $(JOBS)
+	@echo "== labs hold (short; 'make verify' for all)";      $(BIN)/mlops-course verify --seeds 3 --mutants 10 --jobs $$((2 * $(JOBS)))
 	@echo "== tests";                                         $(RUN) pytest -q -p no:cacheprovider -n $(JOBS) --dist worksteal tests --ignore tests/test_project.py
 
 fuzz: $(DEV)  ## Look for inputs that break something: the generated tests with new examples, and more of them
