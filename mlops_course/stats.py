@@ -73,7 +73,7 @@ def srm_anytime(counts:Sequence[int], # users of each variant since the weights 
     p = float(np.exp(-max(factor, 0)))
     return Split(p < limit, p, _number(limit, "limit", 0, 1), tuple((x.sum() * w).tolist()), "anytime")
 
-# %% ../nbs/08_stats.ipynb #6c2fddd3
+# %% ../nbs/08_stats.ipynb #13868f18
 def _score_variance(k0, n0, k1, n1, delta):
     "Variance of the difference of two observed rates if the true difference were `delta`: at the most likely rates (Farrington & Manning 1990). Arrays or numbers."
     k0, n0, k1, n1, delta = np.broadcast_arrays(*[np.asarray(v, float) for v in (k0, n0, k1, n1, delta)])
@@ -81,13 +81,13 @@ def _score_variance(k0, n0, k1, n1, delta):
     a, b = 1 + t, -(1 + t + p1 + t*p0 + delta*(t + 2))
     c, d = delta**2 + delta*(2*p1 + t + 1) + p1 + t*p0, -p1*delta*(1 + delta)
     v = b**3/(27*a**3) - b*c/(6*a**2) + d/(2*a)
-    u = np.where(v < 0, -1, 1) * np.sqrt(np.maximum(b**2/(9*a**2) - c/(3*a), 1e-300))
+    u = np.where(v < 0, -1, 1) * np.sqrt(np.maximum(b**2/(9*a**2) - c/(3*a), 1e-30))
     r1 = 2*u*np.cos((np.pi + np.arccos(np.clip(v/u**3, -1, 1))) / 3) - b/(3*a)
     r1 = np.where(delta == 0, (k0 + k1)/(n0 + n1), np.clip(r1, np.maximum(delta, 0), np.minimum(1, 1 + delta)))
     r0 = np.clip(r1 - delta, 0, 1)
     return r0*(1 - r0)/n0 + r1*(1 - r1)/n1
 
-# %% ../nbs/08_stats.ipynb #6b6c038e
+# %% ../nbs/08_stats.ipynb #5d6f3827
 @dataclass(frozen=True)
 class Comparison:
     "A challenger against the champion."
@@ -103,7 +103,7 @@ class Comparison:
 
 def _edge(refused, inside, outside): # the last number from `inside` towards `outside` that is not refused
     if not refused(outside): return outside
-    for _ in range(50):
+    for _ in range(40):
         middle = (inside + outside) / 2
         inside, outside = (inside, middle) if refused(middle) else (middle, outside)
     return inside
