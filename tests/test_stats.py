@@ -49,6 +49,15 @@ def test_a_right_split_watched_after_every_user_alarms_as_rarely_as_promised(sha
     assert 0 <= 1 - quiet.sum() <= limit
 
 
+@given(st.lists(st.tuples(st.integers(0, 300), st.floats(0.05, 20)), min_size=2, max_size=15))
+def test_the_anytime_p_is_the_ratio_of_scipys_two_distributions(variants):
+    counts, w = np.array([c for c, _ in variants]), np.array([s for _, s in variants]); w /= w.sum()
+    n = counts.sum()
+    assume(n)
+    bet = stats.dirichlet_multinomial.logpmf(counts, 100 * w, n) - stats.multinomial.logpmf(counts, n, w)
+    assert np.isclose(srm_anytime(counts.tolist(), w).pvalue, np.exp(-max(bet, 0)), rtol=1e-6)
+
+
 @pytest.mark.parametrize("lost,users", [(0.5, 2_000), (0.05, 100_000)])
 def test_lost_users_are_found_by_both(lost, users):
     rng = np.random.default_rng(5)
