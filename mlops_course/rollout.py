@@ -63,7 +63,7 @@ def _joined(ranges):
         else: out.append([start, end, name])
     return out
 
-# %% ../nbs/08_rollout.ipynb #9e34e4de
+# %% ../nbs/08_rollout.ipynb #2524efb2
 def chosen(ranges, at:float) -> str:
     "The variant in whose range the place `at` lies."
     x = at * PARTS
@@ -78,11 +78,11 @@ def shares(ranges) -> dict: # name → share; a variant without a range is not i
 def moved(before, after) -> float:
     "The share of users who get another variant under `after` than under `before`."
     cuts = sorted({x for r in (*before, *after) for x in r[:2]})
-    return sum(b - a for a, b in zip(cuts, cuts[1:]) if chosen(before, a / PARTS) != chosen(after, a / PARTS)) / PARTS
+    return sum(b - a for a, b in zip(cuts, cuts[1:]) if chosen(before, (a + b) / 2 / PARTS) != chosen(after, (a + b) / 2 / PARTS)) / PARTS
 
-# %% ../nbs/08_rollout.ipynb #c5f0a86d
+# %% ../nbs/08_rollout.ipynb #db105c69
 _OPS = {ast.Lt: lambda a, b: a < b, ast.LtE: lambda a, b: a <= b, ast.Gt: lambda a, b: a > b, ast.GtE: lambda a, b: a >= b, ast.Eq: lambda a, b: a == b, ast.NotEq: lambda a, b: a != b,
-        ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b, ast.Div: lambda a, b: a / b}
+        ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: float(a) * float(b), ast.Div: lambda a, b: a / b}
 
 def _value(node, result):
     match node:
@@ -98,7 +98,7 @@ def _value(node, result):
         case ast.Compare(a, [op], [b]) if type(op) in _OPS: return _OPS[type(op)](_value(a, result), _value(b, result))
     raise ValueError(f"{ast.unparse(node)[:60]!r} is not understood")
 
-# %% ../nbs/08_rollout.ipynb #03eb9417
+# %% ../nbs/08_rollout.ipynb #684f875a
 @cache
 def condition(text:str) -> Callable:
     "A condition such as `result < 0.05` as a function of the result. Raises `ValueError` where it says anything but comparisons of `result`, its fields and numbers."
@@ -111,7 +111,8 @@ def condition(text:str) -> Callable:
 def _known(tree, text):
     fine = (ast.Expression, ast.Name, ast.Constant, ast.Subscript, ast.Attribute, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare, ast.Load, ast.And, ast.Or, ast.Not, ast.USub, *_OPS)
     for node in ast.walk(tree):
-        if not isinstance(node, fine) or isinstance(node, ast.Name) and node.id != "result" or isinstance(node, ast.Compare) and len(node.ops) > 1: raise ValueError(f"in the condition {text!r}, {ast.unparse(node)[:60]!r} is not understood; there are result, its fields, numbers, < <= > >= == != + - * / and or not")
+        odd = isinstance(node, ast.Name) and node.id != "result" or isinstance(node, ast.Compare) and len(node.ops) > 1 or isinstance(node, ast.Constant) and not isinstance(node.value, (int, float, str)) or isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Constant)
+        if odd or not isinstance(node, fine): raise ValueError(f"in the condition {text!r}, {ast.unparse(node)[:60]!r} is not understood; there are result, its fields, numbers, < <= > >= == != + - * / and or not")
 
 def _yes(value, text):
     if not isinstance(value, bool): raise ValueError(f"the condition {text!r} gives {value!r}, which is neither true nor false")
@@ -341,7 +342,7 @@ def blue_green(active:str, preview:str, before:dict|None=None, # analysis while 
     steps = [{"analysis": before}] * bool(before) + [{"pause": {}}] * (not automatic) + [{"setWeight": 100}] + [{"analysis": after}] * bool(after)
     return dict(stable=active, canary=preview, steps=steps)
 
-# %% ../nbs/08_rollout.ipynb #5fdd97e1
+# %% ../nbs/08_rollout.ipynb #03bd33b5
 _TABLES = """
 CREATE TABLE IF NOT EXISTS decisions(id INTEGER PRIMARY KEY, at REAL, event TEXT, state TEXT);
 CREATE TABLE IF NOT EXISTS requests(id INTEGER PRIMARY KEY, at REAL, user TEXT, assigned TEXT, variant TEXT, status INTEGER, ms REAL);
@@ -353,9 +354,11 @@ CREATE TABLE IF NOT EXISTS shadows(id INTEGER PRIMARY KEY, at REAL, variant TEXT
 class Store:
     "The file of a router. Every method may be called from any thread."
     def __init__(self, path):
-        self.db, self.lock, self.waiting, self.taken, self.lost = sqlite3.connect(path, isolation_level=None, check_same_thread=False), threading.RLock(), deque(), [], 0
-        self.db.execute("PRAGMA journal_mode=WAL"); self.db.execute("PRAGMA synchronous=FULL")
-        self.db.executescript(_TABLES)
+        self.db, self.lock, self.waiting, self.taken, self.lost = sqlite3.connect(path, timeout=2, isolation_level=None, check_same_thread=False), threading.RLock(), deque(), [], 0
+        try:
+            for setting in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"): self.db.execute(f"PRAGMA {setting}")
+            self.db.executescript(_TABLES)
+        except sqlite3.OperationalError as e: raise OSError(f"{path}: {e}; a router is one process and has its file for itself, so is another one running?") from None
         self.row = self.db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()[0]
         self.stop = threading.Event()
         threading.Thread(target=self._write, daemon=True).start()
@@ -455,7 +458,7 @@ def replay(decisions, metrics:dict=METRICS) -> dict:
         if state != recorded: raise ValueError(f"decision {i} ({event['kind']}) does not follow from its evidence")
     return state
 
-# %% ../nbs/08_rollout.ipynb #a5c8ac78
+# %% ../nbs/08_rollout.ipynb #8faaaecc
 @dataclass(frozen=True)
 class Variant:
     "A server of the predict contract, or TF Serving (then `health` is /v1/models/NAME)."
@@ -483,8 +486,10 @@ class Router:
         if len(self.variants) < len(variants): raise ValueError("two variants have the same name")
         self.store, self.failures, self.infos, self.shadowing, self.skipped, self.tasks = Store(store), Counter(), {}, 0, 0, set()
         self.state, self.deciding = self.store.latest(), asyncio.Lock()
-        if self.state is None: self._decide(dict(kind="create", weights=weights or {v.name: int(i == 0) for i, v in enumerate(variants)}, salt=salt))
-        if missing := set(self.state["variants"]) - set(self.variants): raise ValueError(f"the file {store} knows {', '.join(sorted(missing))}, but no such variant is configured")
+        try:
+            if self.state is None: self._decide(dict(kind="create", weights=weights or {v.name: int(i == 0) for i, v in enumerate(variants)}, salt=salt))
+            if set(self.state["variants"]) != set(self.variants): raise ValueError(f"{store} is the file of a router of {', '.join(self.state['variants'])}; configured are {', '.join(self.variants)}")
+        except ValueError: self.store.close(); raise
         self.store.row = max(self.store.row, *(r["row"] for which in ("run", "beside") if (r := (self.state["rollout"] or {}).get(which))), 0)
 
     def _decide(self, event):
@@ -644,7 +649,7 @@ def _own_info(self, name, answer):
 def _json(status, answer, headers={}): return status, {"content-type": JSON} | {k.lower(): v for k, v in headers.items()}, json.dumps(answer).encode()
 Router._public, Router._own_info = _public, _own_info
 
-# %% ../nbs/08_rollout.ipynb #0ceaa7b3
+# %% ../nbs/08_rollout.ipynb #afe27ee0
 async def _feedback(self, headers, body):
     kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
     if kind != JSON: raise Refused(415, "unsupported", f"send {JSON}")
@@ -662,6 +667,7 @@ def _outcome(given):
     if not isinstance(given, dict): raise Refused(422, "bad_body", "the body must be a JSON object")
     key, label, value = given.get("prediction_id"), given.get("label"), given.get("value")
     if not isinstance(key, str) or not 8 <= len(key) <= 64: raise Refused(422, "bad_feedback", "prediction_id must be the text that came with the prediction")
+    if key.encode("utf-8", "ignore").decode() != key: raise Refused(422, "bad_feedback", "prediction_id is no text that came with a prediction")
     if label is None and value is None or label is not None and (not isinstance(label, str) or len(label) > 200): raise Refused(422, "bad_feedback", "label must be a text: what was true")
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e15): raise Refused(422, "bad_feedback", "value must be a number: what this prediction was worth")
     return key, label, value
