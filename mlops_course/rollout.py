@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'METRICS', 'PAGE', 'place', 'parts', 'reweigh', 'chosen', 'shares', 'moved', 'condition', 'judged', 'seconds',
-           'counted', 'overall', 'due', 'check_plan', 'Conflict', 'follow', 'blue_green', 'Store', 'replay', 'Variant',
-           'Router', 'candidates', 'predicted', 'difference', 'router_of', 'from_environment', 'serve', 'Running']
+           'counted', 'overall', 'due', 'check_plan', 'Conflict', 'follow', 'blue_green', 'Store', 'split_pvalue',
+           'accuracies', 'compare', 'replay', 'Variant', 'Router', 'candidates', 'predicted', 'difference', 'router_of',
+           'from_environment', 'serve', 'Running']
 
 # %% ../nbs/08_rollout.ipynb #159409ab
 import ast, asyncio, hashlib, hmac, json, math, os, re, sqlite3, threading, time, traceback
@@ -201,7 +202,7 @@ def check_plan(plan:dict, variants, metrics):
         if type(plan["analysis"].get("startingStep", 0)) is not int: raise ValueError("startingStep must be the number of a step, counted from 0")
         _check_analysis(plan["analysis"], metrics, "the analysis beside the steps", endless=True)
 
-# %% ../nbs/08_rollout.ipynb #89439abc
+# %% ../nbs/08_rollout.ipynb #eb4339c1
 class Conflict(ValueError): "What was asked for cannot be done in this state."
 
 def follow(state:dict|None, event:dict, metrics:dict) -> dict:
@@ -209,7 +210,9 @@ def follow(state:dict|None, event:dict, metrics:dict) -> dict:
     if (state is None) != (event["kind"] == "create"): raise Conflict("the first event, and no other, is `create`")
     handler = _EVENTS.get(event["kind"])
     if handler is None: raise Conflict(f"there is no event {event['kind']!r}; there are {', '.join(_EVENTS)}")
-    return _settle(handler(json.loads(json.dumps(state)), event, metrics), event)
+    new = _settle(handler(json.loads(json.dumps(state)), event, metrics), event)
+    if state is None or new["ranges"] != state["ranges"]: new["row"] = event.get("row", 0)  # what was counted before belongs to another split
+    return new
 
 _EVENTS = {}
 def _event(f): _EVENTS[f.__name__.strip("_")] = f; return f
@@ -236,7 +239,7 @@ def _shadow(state, event, metrics):
 
 def _going(state): return bool(state["rollout"]) and state["rollout"]["phase"] in ("Progressing", "Paused")
 
-# %% ../nbs/08_rollout.ipynb #d33ba618
+# %% ../nbs/08_rollout.ipynb #c5abd229
 @_event
 def _start(state, event, metrics):
     "Begin to follow `plan`. Who else has a share loses it: a rollout is between two."
@@ -259,8 +262,8 @@ def _measured(state, event, metrics):
     metric = next(m for m in _analysis(r, which)["metrics"] if m["name"] == event["metric"])
     tally = r[which]["metrics"][metric["name"]]
     if tally["phase"] != "Running": return state
-    try: result = metrics[metric.get("metric", metric["name"])](event["evidence"])
-    except (ZeroDivisionError, KeyError, TypeError, ValueError): result = None
+    try: result = json.loads(json.dumps(metrics[metric.get("metric", metric["name"])](event["evidence"]), allow_nan=False))
+    except Exception: result = None  # nobody has come yet, or it is no number: an error in Argo's sense
     r[which]["metrics"][metric["name"]] = counted(metric, tally, judged(metric, result), event["now"]) | dict(result=result)
     return state
 
@@ -435,8 +438,32 @@ def _compared(self, names) -> dict: # name → what a shadow said beside the one
 
 Store.evidence, Store.compared = _evidence, _compared
 
-# %% ../nbs/08_rollout.ipynb #e471fbab
+# %% ../nbs/08_rollout.ipynb #00304453
+def split_pvalue(arms) -> float: # evidence of the variants, each with its `share`
+    "Are as many users assigned to each as should be? (Sample-ratio mismatch, at any time.)"
+    from mlops_course.stats import srm_anytime
+    arms = [a for a in arms if a["share"]]
+    return srm_anytime([a["assigned"] for a in arms], [a["share"] for a in arms]).pvalue if len(arms) > 1 else 1.0
+
+def accuracies(arms:dict, smallest:float=0.02) -> dict: # name → difference to the first, low, high, pvalue
+    "Every variant's accuracy against that of the first, by a test that may be looked at at any time; only those of which labels have come."
+    from mlops_course.stats import Sequential
+    arms = {n: a for n, a in arms.items() if a["labelled"]}
+    if len(arms) < 2: return {}
+    test = Sequential(list(arms), smallest)
+    for n, a in arms.items(): test.count(n, a["right"], a["labelled"])
+    return {n: dict(difference=c.difference, low=c.low, high=c.high, pvalue=c.pvalue) for n, c in test.look().items()}
+
+def compare(seen:dict) -> dict:
+    "What the page says of an A/B test: the split, and each challenger's accuracy against the first variant that has a share."
+    arms = {n: a for n, a in seen.items() if a["share"]}
+    p = split_pvalue(arms.values())
+    return dict(split=dict(pvalue=p, alarm=p < 0.001), accuracy=accuracies(arms))
+
+# %% ../nbs/08_rollout.ipynb #f7564378
 METRICS = dict(
+    split_pvalue = lambda e: split_pvalue([e["stable"], e["canary"]]),
+    accuracy_test = lambda e: accuracies({"stable": e["stable"], "canary": e["canary"]})["canary"],
     error_rate = lambda e: e["canary"]["errors"] / e["canary"]["requests"],
     error_gain = lambda e: e["canary"]["errors"] / e["canary"]["requests"] - e["stable"]["errors"] / e["stable"]["requests"],
     latency_p95 = lambda e: e["canary"]["p95"],
@@ -458,7 +485,7 @@ def replay(decisions, metrics:dict=METRICS) -> dict:
         if state != recorded: raise ValueError(f"decision {i} ({event['kind']}) does not follow from its evidence")
     return state
 
-# %% ../nbs/08_rollout.ipynb #8faaaecc
+# %% ../nbs/08_rollout.ipynb #5af8b137
 @dataclass(frozen=True)
 class Variant:
     "A server of the predict contract, or TF Serving (then `health` is /v1/models/NAME)."
@@ -481,7 +508,7 @@ class Router:
                  salt:str="1", failover:bool=True,
                  patience:float=2, seconds:float=5, # for one variant, for the whole request
                  body_bytes:int=10_000_000, tick:float=0.2, metrics:dict=METRICS,
-                 statistics:Callable|None=None): # evidence of all variants and their shares → what the page shows beside
+                 statistics:Callable=compare): # evidence of all variants since the weights changed → what the page shows beside
         self.variants, self.key, self.failover, self.patience, self.seconds, self.body_bytes, self.every, self.metrics, self.statistics = {v.name: v for v in variants}, key, failover, patience, seconds, body_bytes, tick, metrics, statistics
         if len(self.variants) < len(variants): raise ValueError("two variants have the same name")
         self.store, self.failures, self.infos, self.shadowing, self.skipped, self.tasks = Store(store), Counter(), {}, 0, 0, set()
@@ -490,7 +517,7 @@ class Router:
             if self.state is None: self._decide(dict(kind="create", weights=weights or {v.name: int(i == 0) for i, v in enumerate(variants)}, salt=salt))
             if set(self.state["variants"]) != set(self.variants): raise ValueError(f"{store} is the file of a router of {', '.join(self.state['variants'])}; configured are {', '.join(self.variants)}")
         except ValueError: self.store.close(); raise
-        self.store.row = max(self.store.row, *(r["row"] for which in ("run", "beside") if (r := (self.state["rollout"] or {}).get(which))), 0)
+        self.store.row = max(self.store.row, *(r["row"] for which in ("run", "beside") if (r := (self.state["rollout"] or {}).get(which))), self.state["row"])
 
     def _decide(self, event):
         event = event | dict(now=time.time(), row=self.store.row)
@@ -708,20 +735,21 @@ def _fields(what, given):
 
 Router._administer = _administer
 
-# %% ../nbs/08_rollout.ipynb #30523295
+# %% ../nbs/08_rollout.ipynb #6c728a8a
 def _report(self) -> dict:
     "What the page shows: shares, counts of all variants, the rollout, the latest decisions."
     names, share = list(self.variants), shares(self.state["ranges"])
     seen, copies = self.store.evidence(names), self.store.evidence(names, shadow=1)
     for n in names: seen[n] |= dict(share=share.get(n, 0), up=self.failures[n] < 3, shadow_labelled=copies[n]["labelled"], shadow_right=copies[n]["right"])
-    try: extra = self.statistics(seen) if self.statistics else None
+    now = {n: e | dict(share=share.get(n, 0)) for n, e in self.store.evidence(names, self.state["row"]).items()}
+    try: extra = self.statistics(now)
     except Exception as e: extra = {"error": f"{type(e).__name__}: {e}"}  # a test that cannot be made, for instance of nobody
     return dict(variants=seen, shadow=self.state["shadow"], compared=self.store.compared(names), skipped_copies=self.skipped, lost_rows=self.store.lost, rollout=self.state["rollout"], statistics=extra,
                 decisions=[dict(id=i, at=e["now"], kind=e["kind"], metric=e.get("metric"), by=e.get("by", "router"), phase=(s["rollout"] or {}).get("phase"), why=(s["rollout"] or {}).get("why")) for i, e, s in self.store.decisions(15)][::-1])
 
 Router.report = _report
 
-# %% ../nbs/08_rollout.ipynb #3b6def68
+# %% ../nbs/08_rollout.ipynb #d2306021
 async def _measure(self):
     "One round: all metrics that are due, then a tick."
     for which in ("run", "beside"):
@@ -730,7 +758,8 @@ async def _measure(self):
         plan, run = r["plan"], r[which]
         for name in due(_analysis(r, which), run, time.time()):
             seen = await asyncio.to_thread(self.store.evidence, [plan["stable"], plan["canary"]], run["row"])
-            await self.decide(kind="measured", run=which, started=run["started"], metric=name, evidence=dict(stable=seen[plan["stable"]], canary=seen[plan["canary"]]))
+            share = shares(self.state["ranges"])
+            await self.decide(kind="measured", run=which, started=run["started"], metric=name, evidence={role: seen[plan[role]] | dict(share=share.get(plan[role], 0)) for role in ("stable", "canary")})
     if _going(self.state): await self.decide(kind="tick")
 
 async def _clock(self, work, every):

@@ -215,6 +215,21 @@ def test_whatever_happens_the_state_makes_sense_and_replays(events):
     assert replay(p.log, RATE) == p.state
 
 
+def test_a_metric_that_is_no_number_is_an_error():
+    p = Play([{"setWeight": 10}, look()])
+    for result in (float("nan"), {"p": float("inf")}, object(), None):
+        event = dict(kind="measured", now=5, run="run", metric="rate", started=0, evidence={})
+        state = follow(p.state, event, {"rate": lambda e: result})
+        assert state["rollout"]["run"]["metrics"]["rate"]["errors"] == 1 and json.loads(json.dumps(state, allow_nan=False)) == state
+
+
+def test_not_worse_is_a_plan_too():
+    """`accuracy_test` fails a worse canary, passes a good one, and waits where nothing is known."""
+    m = dict(failureCondition="result.high < 0", successCondition="result.low > -0.01")
+    def says(right): return judged(m, METRICS["accuracy_test"](dict(stable=dict(labelled=4000, right=3600), canary=dict(labelled=4000, right=right))))
+    assert (says(3300), says(3590), says(3800)) == ("Failed", "Inconclusive", "Successful")
+
+
 def test_a_forged_decision_does_not_replay():
     p = Play([{"setWeight": 10}, look()]).measure(0, 0.2)
     assert replay(p.log, RATE)["rollout"]["phase"] == "Degraded"
@@ -270,6 +285,39 @@ def test_weights_change_live_and_users_stay(tmp_path):
         assert r.admin("weights", weights=dict(a=50, b=50))[0] == 200
         second = met()
         assert {u for u in users if first[u] == "b"} < {u for u in users if second[u] == "b"} and 50 <= sum(v == "b" for v in second.values()) <= 100
+
+
+def test_no_request_fails_while_weights_change(tmp_path):
+    with ModelServer(toy("1")) as a, ModelServer(toy("2")) as b, Running(router(tmp_path, dict(a=a, b=b))) as r, ThreadPoolExecutor(8) as pool:
+        going = True
+        def load(k):
+            seen = Counter()
+            while going: reply = ask_as(r.url, f"u{k}"); seen[reply.status, reply.headers.get("x-variant")] += 1
+            return seen
+        loads = [pool.submit(load, k) for k in range(8)]
+        try:
+            for i in range(20): assert r.admin("weights", weights=dict(a=i % 2, b=1 - i % 2))[0] == 200; time.sleep(0.05)
+        finally: going = False
+        seen = sum((l.result(30) for l in loads), Counter())
+        assert {status for status, _ in seen} == {200} and {v for _, v in seen} == {"a", "b"}
+        assert r.admin("state")[1]["lost_rows"] == 0 and sum(v["requests"] for v in r.admin("state")[1]["variants"].values()) == sum(seen.values())
+
+
+def test_the_page_tells_a_lost_half_of_the_users(tmp_path):
+    """Users of one arm get lost before they are counted: the split is not what it should be."""
+    with ModelServer(toy()) as a, ModelServer(toy()) as b, Running(router(tmp_path, dict(a=a, b=b), dict(a=1, b=1))) as r:
+        users = [f"u{i}" for i in range(400)]
+        arm = {u: chosen(r.router.state["ranges"], place(u, "1")) for u in users}
+        for u in users[:200]: ask_as(r.url, u)
+        assert not r.admin("state")[1]["statistics"]["split"]["alarm"]
+        for u in users[200:]:
+            if arm[u] == "a": ask_as(r.url, u)
+        for u in [f"w{i}" for i in range(300)]:
+            if chosen(r.router.state["ranges"], place(u, "1")) == "a": ask_as(r.url, u)
+        assert r.admin("state")[1]["statistics"]["split"]["alarm"]
+        assert r.admin("weights", weights=dict(a=1, b=3))[0] == 200
+        for u in users[:200]: ask_as(r.url, u)
+        assert not r.admin("state")[1]["statistics"]["split"]["alarm"]  # another split, counted anew
 
 
 def test_admin_needs_the_key(tmp_path):
