@@ -2289,6 +2289,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlops_course.rollout._json': ('rollout.html#_json', 'mlops_course/rollout.py'),
                                       'mlops_course.rollout._keep': ('rollout.html#_keep', 'mlops_course/rollout.py'),
                                       'mlops_course.rollout._known': ('rollout.html#_known', 'mlops_course/rollout.py'),
+                                      'mlops_course.rollout._last': ('rollout.html#_last', 'mlops_course/rollout.py'),
                                       'mlops_course.rollout._latest': ('rollout.html#_latest', 'mlops_course/rollout.py'),
                                       'mlops_course.rollout._lifespan': ('rollout.html#_lifespan', 'mlops_course/rollout.py'),
                                       'mlops_course.rollout._look': ('rollout.html#_look', 'mlops_course/rollout.py'),

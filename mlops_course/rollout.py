@@ -239,7 +239,7 @@ def _shadow(state, event, metrics):
 
 def _going(state): return bool(state["rollout"]) and state["rollout"]["phase"] in ("Progressing", "Paused")
 
-# %% ../nbs/08_rollout.ipynb #c5abd229
+# %% ../nbs/08_rollout.ipynb #81b2de8f
 @_event
 def _start(state, event, metrics):
     "Begin to follow `plan`. Who else has a share loses it: a rollout is between two."
@@ -249,7 +249,7 @@ def _start(state, event, metrics):
     if others := sorted(set(shares(state["ranges"])) - {plan["stable"]}): raise Conflict(f"a rollout starts from {plan['stable']} alone, and {', '.join(others)} has a share; set the weights first")
     return state | dict(rollout=_begun(plan, event))
 
-def _begun(plan, event): return dict(plan=plan, step=0, since=event["now"], phase="Progressing", why="", run=None, beside=None, told=False)
+def _begun(plan, event): return dict(plan=plan, step=0, since=event["now"], phase="Progressing", why="", run=None, beside=None)
 
 @_event
 def _tick(state, event, metrics): return state # `_settle` looks at the clock
@@ -269,12 +269,12 @@ def _measured(state, event, metrics):
 
 def _analysis(rollout, which): return rollout["plan"]["analysis"] if which == "beside" else rollout["plan"]["steps"][rollout["step"]]["analysis"]
 
-# %% ../nbs/08_rollout.ipynb #b2023298
+# %% ../nbs/08_rollout.ipynb #c1b69a8c
 @_event
 def _promote(state, event, metrics):
     r = state["rollout"]
     if not _going(state): raise Conflict("no rollout is going on")
-    if event.get("full"): return state | dict(rollout=r | dict(step=len(r["plan"]["steps"]), phase="Progressing", run=None, beside=None, why="promoted in full", told=True))
+    if event.get("full"): return state | dict(rollout=r | dict(step=len(r["plan"]["steps"]), phase="Progressing", run=None, beside=None, why="promoted in full"))
     if r["phase"] != "Paused": raise Conflict("the rollout is not paused; `full` skips all that is left")
     if r["why"].startswith("inconclusive"):
         for which in ("run", "beside"):
@@ -374,7 +374,7 @@ class Store:
             except BaseException: self.db.execute("ROLLBACK"); raise
             self.db.execute("COMMIT")
 
-# %% ../nbs/08_rollout.ipynb #67baa90b
+# %% ../nbs/08_rollout.ipynb #efb51bc3
     # --- decisions: written when this returns
 def _decide(self, event, state):
     with self._whole() as db: db.execute("INSERT INTO decisions(at, event, state) VALUES(?, ?, ?)", (event["now"], json.dumps(event), json.dumps(state)))
@@ -383,9 +383,12 @@ def _latest(self):
     with self.lock: found = self.db.execute("SELECT state FROM decisions ORDER BY id DESC LIMIT 1").fetchone()
     return found and json.loads(found[0])
 
-def _decisions(self, last=None): # all, or the last few, oldest first
-    with self.lock: rows = self.db.execute("SELECT id, event, state FROM decisions ORDER BY id DESC LIMIT ?", (-1 if last is None else last,)).fetchall()
-    return [(i, json.loads(e), json.loads(s)) for i, e, s in reversed(rows)]
+def _decisions(self, after=0, most=-1): # from number `after` + 1 on
+    with self.lock: rows = self.db.execute("SELECT id, event, state FROM decisions WHERE id > ? ORDER BY id LIMIT ?", (after, most)).fetchall()
+    return [(i, json.loads(e), json.loads(s)) for i, e, s in rows]
+
+def _last(self): # the number of the latest
+    with self.lock: return self.db.execute("SELECT coalesce(max(id), 0) FROM decisions").fetchone()[0]
 
     # --- the rest: queued, and written soon
 def _queue(self, sql, *values):
@@ -397,7 +400,9 @@ def _flush(self):
         for _ in range(len(self.waiting)): self.taken.append(self.waiting.popleft())
         if not self.taken: return
         with self._whole() as db:
-            for sql, values in self.taken: db.execute(sql, values)
+            for sql, values in self.taken:
+                try: db.execute(sql, values)
+                except (sqlite3.IntegrityError, sqlite3.InterfaceError, OverflowError): self.lost += 1  # a row that never fits must not hold up the others
         self.taken.clear()  # not before the commit: what could not be written is tried again
 
 def _write(self):
@@ -407,7 +412,7 @@ def _write(self):
 
 def _close(self): self.stop.set(); self.flush(); self.db.close()
 
-Store.decide, Store.latest, Store.decisions, Store.queue, Store.flush, Store._write, Store.close = _decide, _latest, _decisions, _queue, _flush, _write, _close
+Store.decide, Store.latest, Store.decisions, Store.last, Store.queue, Store.flush, Store._write, Store.close = _decide, _latest, _decisions, _last, _queue, _flush, _write, _close
 
 # %% ../nbs/08_rollout.ipynb #e4c9e0e2
 _COUNTS = """SELECT variant, count(*), sum(status = 0 OR status >= 500), count(DISTINCT user) FROM requests WHERE id > ? GROUP BY variant"""
@@ -617,14 +622,14 @@ def difference(a, b) -> tuple: # (the same labels and texts, largest difference 
     each = [difference(*pair) for pair in pairs]
     return all(same for same, _ in each), max((d for _, d in each), default=0.0)
 
-# %% ../nbs/08_rollout.ipynb #3b438c59
+# %% ../nbs/08_rollout.ipynb #3c848638
 _COPIES = 32
 
 def _copy(self, name, row, method, target, headers, body, answer, made):
     "Send a copy to the shadow, if there is one and it has time. Returns at once."
     shadow = self.state["shadow"]
     if not shadow or shadow["variant"] == name or place(str(row), "shadow") >= shadow["share"]: return
-    if self.shadowing >= _COPIES: self.skipped += 1; return
+    if self.shadowing >= _COPIES or len(body) + len(answer) > 1_000_000: self.skipped += 1; return
     self.shadowing += 1
     task = asyncio.create_task(self._ask_shadow(self.variants[shadow["variant"]], row, method, target, headers, body, answer, made))
     self.tasks.add(task)
@@ -636,12 +641,13 @@ async def _ask_shadow(self, variant, row, method, target, headers, body, answer,
         status, _, said = await self._once(self.shadow_client, variant, method, target, headers, body, self.patience)
         if status == 200:
             same, far = difference(json.loads(answer), json.loads(said))
+            far = min(float(far), 1e300)
             for (key, _), (_, label) in zip(predicted(answer, made), predicted(said, made)): self.store.queue(_PREDICTION, key, variant.name, row, label, 1)
-    except (_NoAnswer, ValueError, RecursionError): pass
+    except (_NoAnswer, ValueError, RecursionError, OverflowError): pass
     except Exception: traceback.print_exc()
     finally:
         self.shadowing -= 1
-        self.store.queue("INSERT INTO shadows(at, variant, request, status, ms, same, difference) VALUES(?, ?, ?, ?, ?, ?, ?)", time.time(), variant.name, row, status, 1000 * (time.perf_counter() - begun), same, None if far is None else min(far, 1e300))
+        self.store.queue("INSERT INTO shadows(at, variant, request, status, ms, same, difference) VALUES(?, ?, ?, ?, ?, ?, ?)", time.time(), variant.name, row, status, 1000 * (time.perf_counter() - begun), same, far)
 
 _PREDICTION = "INSERT OR REPLACE INTO predictions VALUES(?, ?, ?, ?, ?)"
 Router._copy, Router._ask_shadow = _copy, _ask_shadow
@@ -709,16 +715,16 @@ def _keep(self, key, label, value):
 
 Router._feedback, Router._keep = _feedback, _keep
 
-# %% ../nbs/08_rollout.ipynb #a6757660
+# %% ../nbs/08_rollout.ipynb #a4733ba2
 _ADMIN = dict(weights={"weights": dict}, shadow={"variant": (str, type(None)), "share": (int, float)}, start={"plan": dict}, promote={"full": bool}, abort={"why": str}, retry={}, rollback={"why": str})
 _MUST = {"weights": {"weights"}, "shadow": {"variant"}, "start": {"plan"}}
 
-async def _administer(self, method, path, headers, body):
+async def _administer(self, method, path, headers, body, query=b""):
     if path == "/admin" and method in ("GET", "HEAD"): return 200, {"content-type": "text/html; charset=utf-8", "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"}, PAGE.encode()
     if not self.key or not hmac.compare_digest(hashlib.sha256(headers.get(b"x-admin-key", b"")).digest(), hashlib.sha256(self.key.encode()).digest()): raise Refused(401, "no_key", "this needs the key of the router, in the header X-Admin-Key")
-    what = path.removeprefix("/admin/")
+    what, after = path.removeprefix("/admin/"), int((re.fullmatch(rb"after=(\d{1,15})", query) or [0, 0])[1])
     if method == "GET" and what == "state": return _json(200, await asyncio.to_thread(self.report))
-    if method == "GET" and what == "decisions": return _json(200, {"decisions": await asyncio.to_thread(self.store.decisions, 1000)})
+    if method == "GET" and what == "decisions": return _json(200, {"decisions": await asyncio.to_thread(self.store.decisions, after, 1000)})
     if what not in _ADMIN: raise Refused(404, "not_found", f"there is no {path[:80]!r}; GET state, decisions; POST {', '.join(_ADMIN)}")
     if method != "POST": raise Refused(405, "method_not_allowed", f"{path} takes only POST", {"Allow": "POST"})
     try: await self.decide(kind=what, by="admin", **_fields(what, read_json(body or b"{}")))
@@ -735,7 +741,7 @@ def _fields(what, given):
 
 Router._administer = _administer
 
-# %% ../nbs/08_rollout.ipynb #6c728a8a
+# %% ../nbs/08_rollout.ipynb #571576d1
 def _report(self) -> dict:
     "What the page shows: shares, counts of all variants, the rollout, the latest decisions."
     names, share = list(self.variants), shares(self.state["ranges"])
@@ -745,7 +751,7 @@ def _report(self) -> dict:
     try: extra = self.statistics(now)
     except Exception as e: extra = {"error": f"{type(e).__name__}: {e}"}  # a test that cannot be made, for instance of nobody
     return dict(variants=seen, shadow=self.state["shadow"], compared=self.store.compared(names), skipped_copies=self.skipped, lost_rows=self.store.lost, rollout=self.state["rollout"], statistics=extra,
-                decisions=[dict(id=i, at=e["now"], kind=e["kind"], metric=e.get("metric"), by=e.get("by", "router"), phase=(s["rollout"] or {}).get("phase"), why=(s["rollout"] or {}).get("why")) for i, e, s in self.store.decisions(15)][::-1])
+                decisions=[dict(id=i, at=e["now"], kind=e["kind"], metric=e.get("metric"), by=e.get("by", "router"), phase=(s["rollout"] or {}).get("phase"), why=(s["rollout"] or {}).get("why")) for i, e, s in self.store.decisions(self.store.last() - 15)][::-1])
 
 Router.report = _report
 
@@ -781,7 +787,7 @@ async def _look(self):
 
 Router.measure, Router._clock, Router._look = _measure, _clock, _look
 
-# %% ../nbs/08_rollout.ipynb #7d911273
+# %% ../nbs/08_rollout.ipynb #2806ce24
 async def _start_up(self):
     httpx = need("httpx")
     client = lambda n: httpx.AsyncClient(limits=httpx.Limits(max_connections=n, max_keepalive_connections=n, keepalive_expiry=3), timeout=None, trust_env=False)
@@ -809,7 +815,7 @@ async def _call(self, scope, receive, send):
     try:
         length = headers.get(b"content-length", b"0")
         body = await read_body(receive, self.body_bytes, 10, int(length[:20]) if length.isdigit() else 0)
-        status, extra, answer = await (self._administer(method, path, headers, body) if path == "/admin" or path.startswith("/admin/") else self._public(method, path, scope, headers, body))
+        status, extra, answer = await (self._administer(method, path, headers, body, scope.get("query_string", b"")) if path == "/admin" or path.startswith("/admin/") else self._public(method, path, scope, headers, body))
     except Refused as e: status, extra, answer = _json(e.status, e.body, e.headers)
     except Exception:
         traceback.print_exc()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -465,7 +466,7 @@ def test_kill_9_in_mid_canary(tmp_path):
             assert abs(state["variants"]["new"]["share"] - 0.6) < 1e-9 and {u for u in users if before[u] == "new"} <= {u for u, v in met(p).items() if v == "new"}
             log = p.admin("decisions")["decisions"]
     assert replay([tuple(d) for d in log])["rollout"]["phase"] == "Paused"
-    assert sum(e["kind"] == "measured" and s["rollout"]["run"] is not None for _, e, s in log) == 11  # the twelfth ends the step: none twice, none lost
+    assert sum(e["kind"] == "measured" and e["evidence"]["canary"]["requests"] > 0 for _, e, _ in log) == 12  # before and after: none twice, none lost
 
 
 def test_one_router_to_a_file(tmp_path):
@@ -478,6 +479,59 @@ def sqlite_state(path):
     store = Store(path)
     try: return store.latest()
     finally: store.close()
+
+
+def test_decisions_come_in_pages(tmp_path):
+    with ModelServer(toy()) as a, Running(router(tmp_path, dict(a=a, b=a))) as r:
+        for i in range(4): r.admin("weights", weights=dict(a=1, b=i))
+        def page(after): return ask(r.url, "GET", f"/admin/decisions?after={after}", headers={"X-Admin-Key": "k"}).json["decisions"]
+        assert [d[0] for d in page(0)] == [1, 2, 3, 4] and [d[0] for d in page(2)] == [3, 4] and page(4) == []  # b = 0 changed nothing, and is no decision
+        assert replay([*map(tuple, page(0))]) == r.router.state
+
+
+def test_a_row_that_does_not_fit_holds_up_nobody(tmp_path):
+    store = Store(tmp_path / "r.db")
+    for values in (("p1", 0.0, "yes", None), ("p1", 0.0, "twice", None), ("p2", 10**30, "no", None), ("p3", 0.0, "\ud800", 1.0)): store.queue("INSERT INTO feedback VALUES(?, ?, ?, ?)", *values)
+    store.flush()
+    assert [r[0] for r in store.db.execute("SELECT id FROM feedback ORDER BY id")] == ["p1", "p3"] and store.lost == 2
+    store.close()
+
+
+# --- TF Serving behind it --------------------------------------------------------------------------------------------------------
+
+class Tf(BaseHTTPRequestHandler):
+    """Answers as TF Serving's REST does: /v1/models/m and :predict."""
+    protocol_version = "HTTP/1.1"
+    def answer(self, status, said):
+        body = json.dumps(said).encode()
+        self.send_response(status); self.send_header("Content-Type", "application/json"); self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
+    def do_GET(self): self.answer(200, {"model_version_status": [{"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}]})
+    def do_POST(self):
+        given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.answer(200, {"predictions": [self.server.scores] * len(given["instances"])}) if self.path == "/v1/models/m:predict" else self.answer(404, {"error": "Malformed request"})
+    def log_message(self, *args): pass
+
+
+def test_in_front_of_tf_serving(tmp_path):
+    servers = []
+    for scores in ([0.2, 0.8], [0.9, 0.1]):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Tf); server.scores = scores; servers.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    variants = [Variant(n, f"http://127.0.0.1:{s.server_port}", "/v1/models/m") for n, s in zip("ab", servers)]
+    with Running(Router(variants, tmp_path / "r.db", dict(a=1, b=1), key="k")) as r:
+        def predict(user, rows=1): return ask(r.url, "POST", "/v1/models/m:predict", {"instances": [[1, 2]] * rows}, {"X-User-Id": user})
+        assert ask(r.url, "GET", "/v1/models/m").json["model_version_status"][0]["state"] == "AVAILABLE" and ask(r.url, "POST", "/v1/models/m:no", {"instances": []}).status == 404
+        assert r.admin("shadow", variant="b")[0] == 200
+        for i in range(20):
+            reply = predict(f"u{i}")
+            assert reply.json == {"predictions": [[0.2, 0.8]]} if reply.headers["x-variant"] == "a" else {"predictions": [[0.9, 0.1]]}
+            assert ask(r.url, "POST", "/feedback", {"prediction_id": reply.headers["x-prediction-id"], "label": "1"}).status == 202
+        assert wait_until(lambda: r.router.shadowing == 0)
+        state = r.admin("state")[1]
+        seen = state["variants"]
+        assert seen["a"]["labelled"] + seen["b"]["labelled"] == 20 and seen["a"]["right"] == seen["a"]["labelled"] > 0 == seen["b"]["right"] < seen["b"]["labelled"]
+        assert state["compared"]["b"]["copies"] == state["compared"]["b"]["answered"] == seen["a"]["labelled"] and abs(state["compared"]["b"]["largest_difference"] - 0.7) < 1e-9
+    for server in servers: server.shutdown(); server.server_close()
 
 
 def test_a_file_with_a_mistake_says_which(tmp_path):
