@@ -381,11 +381,19 @@ def test_labels_that_come_late(tmp_path):
             reply = ask_as(r.url, f"u{i}")
             assert reply.headers["x-prediction-id"] == reply.json["prediction_id"]
             for _ in range(2): assert ask(r.url, "POST", "/feedback", {"prediction_id": reply.json["prediction_id"], "label": "yes", "value": 3 if reply.headers["x-variant"] == "a" else 1}).status == 202
+        reply = ask_as(r.url, "u0")
+        key, met_first = reply.json["prediction_id"], reply.headers["x-variant"]
+        def right(): return sum(v["right"] for v in r.admin("state")[1]["variants"].values()), sum(v["labelled"] for v in r.admin("state")[1]["variants"].values())
+        before = right()
+        for label, more in (("no", (0, 1)), ("yes", (1, 1))) if ask_as(r.url, "u0").json["label"] == "yes" else (("yes", (0, 1)), ("no", (1, 1))):  # somebody corrects herself
+            ask(r.url, "POST", "/feedback", {"prediction_id": key, "label": label})
+            assert right() == (before[0] + more[0], before[1] + more[1])
         assert ask(r.url, "POST", "/feedback", {"prediction_id": "12345678", "value": 1}).status == 202  # of whom, nobody knows
         for bad in ({"value": True}, {"value": 1e300}, {"label": "maybe"}, {"label": 3}, {}): assert ask(r.url, "POST", "/feedback", {"prediction_id": "12345678"} | bad).status == 422
         assert ask(r.url, "POST", "/feedback", b'{"prediction_id": "\\ud800\\ud800345678", "value": 1}', {"Content-Type": "application/json"}).status == 422
         seen = r.admin("state")[1]["variants"]
-        assert seen["a"]["labelled"] + seen["b"]["labelled"] == 40 and seen["a"]["right"] == seen["a"]["labelled"] and seen["b"]["right"] == 0 and seen["a"]["value"] == 3 and seen["b"]["value"] == 1
+        own = met_first == "b"  # the corrected one was right in the end
+        assert seen["a"]["labelled"] + seen["b"]["labelled"] == 41 and seen["a"]["right"] == seen["a"]["labelled"] and seen["b"]["right"] == own and seen["a"]["value"] == 3 and seen["b"]["value"] == 1
 
 
 @pytest.mark.parametrize("kind", ["good", "other", "slow", "fails", "dead", "hangs"])
