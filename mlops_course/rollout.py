@@ -443,14 +443,14 @@ def _compared(self, names) -> dict: # name → what a shadow said beside the one
 
 Store.evidence, Store.compared = _evidence, _compared
 
-# %% ../nbs/08_rollout.ipynb #00304453
+# %% ../nbs/08_rollout.ipynb #0fbf5a20
 def split_pvalue(arms) -> float: # evidence of the variants, each with its `share`
     "Are as many users assigned to each as should be? (Sample-ratio mismatch, at any time.)"
     from mlops_course.stats import srm_anytime
     arms = [a for a in arms if a["share"]]
     return srm_anytime([a["assigned"] for a in arms], [a["share"] for a in arms]).pvalue if len(arms) > 1 else 1.0
 
-def accuracies(arms:dict, smallest:float=0.02) -> dict: # name → difference to the first, low, high, pvalue
+def accuracies(arms:dict, smallest:float=0.05) -> dict: # name → difference to the first, low, high, pvalue
     "Every variant's accuracy against that of the first, by a test that may be looked at at any time; only those of which labels have come."
     from mlops_course.stats import Sequential
     arms = {n: a for n, a in arms.items() if a["labelled"]}
@@ -465,7 +465,7 @@ def compare(seen:dict) -> dict:
     p = split_pvalue(arms.values())
     return dict(split=dict(pvalue=p, alarm=p < 0.001), accuracy=accuracies(arms))
 
-# %% ../nbs/08_rollout.ipynb #f7564378
+# %% ../nbs/08_rollout.ipynb #aa19463a
 METRICS = dict(
     split_pvalue = lambda e: split_pvalue([e["stable"], e["canary"]]),
     accuracy_test = lambda e: accuracies({"stable": e["stable"], "canary": e["canary"]})["canary"],
@@ -478,6 +478,7 @@ METRICS = dict(
     value = lambda e: e["canary"]["value"],
     value_gain = lambda e: e["canary"]["value"] - e["stable"]["value"],
     requests = lambda e: e["canary"]["requests"],
+    users = lambda e: e["canary"]["users"],
     counts = lambda e: e["canary"] | {f"stable_{k}": v for k, v in e["stable"].items()})
 
 # %% ../nbs/08_rollout.ipynb #c375a427
