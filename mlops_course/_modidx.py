@@ -2272,6 +2272,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'mlops_course/rollout.py'),
                                       'mlops_course.rollout._Answer.on_headers_complete': ( 'rollout.html#_answer.on_headers_complete',
                                                                                             'mlops_course/rollout.py'),
+                                      'mlops_course.rollout._Answer.on_message_begin': ( 'rollout.html#_answer.on_message_begin',
+                                                                                         'mlops_course/rollout.py'),
                                       'mlops_course.rollout._Answer.on_message_complete': ( 'rollout.html#_answer.on_message_complete',
                                                                                             'mlops_course/rollout.py'),
                                       'mlops_course.rollout._NoAnswer': ('rollout.html#_noanswer', 'mlops_course/rollout.py'),

@@ -537,19 +537,23 @@ class Router:
         "An event, its state written to the file, and then in force."
         async with self.deciding: await asyncio.to_thread(self._decide, event)
 
-# %% ../nbs/08_rollout.ipynb #7db7555c
+# %% ../nbs/08_rollout.ipynb #ba520b7d
 class _NotHttp(Exception): pass
 
 class _Answer: # what httptools calls back
-    def __init__(self, method): self.method, self.headers, self.parts, self.done, self.begun, self.sized = method, {}, [], False, False, False
+    def __init__(self, method): self.method, self.headers, self.parts, self.size, self.done, self.begun, self.sized, self.keep = method, {}, [], 0, False, False, False, False
+    def on_message_begin(self):
+        if self.done: raise _NotHttp("more came than one answer")
     def on_header(self, name, value): self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
     def on_headers_complete(self):
         self.begun, self.sized = True, "content-length" in self.headers or "transfer-encoding" in self.headers
         if self.method == "HEAD" and self.parser.get_status_code() >= 200: self.done = True  # the length is that of a body which does not come
-    def on_body(self, data): self.parts.append(data)
+    def on_body(self, data):
+        self.parts.append(data); self.size += len(data)
+        if self.size > 100_000_000: raise _NotHttp("the answer is larger than 100 MB")
     def on_message_complete(self):
         if self.parser.get_status_code() < 200: self.headers, self.begun = {}, False  # 100 Continue: the answer comes after it
-        else: self.done = True
+        else: self.done, self.keep = True, self.parser.should_keep_alive()  # asked later, the parser has forgotten
 
 class Client:
     "At most `most` connections to servers, kept open between requests. Whoever gives up waiting closes his."
@@ -575,7 +579,7 @@ class Client:
         for idle in self.idle.values():
             for (_, writer), _ in idle: writer.close()
 
-# %% ../nbs/08_rollout.ipynb #3dd63890
+# %% ../nbs/08_rollout.ipynb #92b83316
 async def _exchange(self, url, connection, method, sent):
     httptools = need("httptools")
     reader, writer = connection
@@ -588,7 +592,7 @@ async def _exchange(self, url, connection, method, sent):
             if data := await reader.read(65536): parser.feed_data(data)
             elif answer.begun and not answer.sized: break  # the end of the connection is the end of the body
             else: raise ConnectionResetError("the connection ended before the answer did")
-        keep = answer.done and parser.should_keep_alive()
+        keep = answer.keep
         return parser.get_status_code(), answer.headers, b"".join(answer.parts)
     except httptools.HttpParserError as e: raise _NotHttp(str(e)) from None
     finally:
