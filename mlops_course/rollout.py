@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PARTS', 'METRICS', 'PAGE', 'place', 'parts', 'reweigh', 'chosen', 'shares', 'moved', 'condition', 'judged', 'seconds',
            'counted', 'overall', 'due', 'check_plan', 'Conflict', 'follow', 'blue_green', 'Store', 'split_pvalue',
-           'accuracies', 'compare', 'replay', 'Variant', 'Router', 'candidates', 'predicted', 'difference', 'router_of',
-           'from_environment', 'serve', 'Running']
+           'accuracies', 'compare', 'replay', 'Variant', 'Router', 'Client', 'candidates', 'predicted', 'difference',
+           'router_of', 'from_environment', 'serve', 'Running']
 
-# %% ../nbs/08_rollout.ipynb #159409ab
+# %% ../nbs/08_rollout.ipynb #1ddcb361
 import ast, asyncio, hashlib, hmac, json, math, os, re, sqlite3, threading, time, traceback
 from collections import Counter, deque
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 from .core import need
 from .server import JSON, Refused, read_json
 
@@ -443,14 +444,14 @@ def _compared(self, names) -> dict: # name → what a shadow said beside the one
 
 Store.evidence, Store.compared = _evidence, _compared
 
-# %% ../nbs/08_rollout.ipynb #00304453
+# %% ../nbs/08_rollout.ipynb #0fbf5a20
 def split_pvalue(arms) -> float: # evidence of the variants, each with its `share`
     "Are as many users assigned to each as should be? (Sample-ratio mismatch, at any time.)"
     from mlops_course.stats import srm_anytime
     arms = [a for a in arms if a["share"]]
     return srm_anytime([a["assigned"] for a in arms], [a["share"] for a in arms]).pvalue if len(arms) > 1 else 1.0
 
-def accuracies(arms:dict, smallest:float=0.02) -> dict: # name → difference to the first, low, high, pvalue
+def accuracies(arms:dict, smallest:float=0.05) -> dict: # name → difference to the first, low, high, pvalue
     "Every variant's accuracy against that of the first, by a test that may be looked at at any time; only those of which labels have come."
     from mlops_course.stats import Sequential
     arms = {n: a for n, a in arms.items() if a["labelled"]}
@@ -465,7 +466,7 @@ def compare(seen:dict) -> dict:
     p = split_pvalue(arms.values())
     return dict(split=dict(pvalue=p, alarm=p < 0.001), accuracy=accuracies(arms))
 
-# %% ../nbs/08_rollout.ipynb #f7564378
+# %% ../nbs/08_rollout.ipynb #aa19463a
 METRICS = dict(
     split_pvalue = lambda e: split_pvalue([e["stable"], e["canary"]]),
     accuracy_test = lambda e: accuracies({"stable": e["stable"], "canary": e["canary"]})["canary"],
@@ -478,6 +479,7 @@ METRICS = dict(
     value = lambda e: e["canary"]["value"],
     value_gain = lambda e: e["canary"]["value"] - e["stable"]["value"],
     requests = lambda e: e["canary"]["requests"],
+    users = lambda e: e["canary"]["users"],
     counts = lambda e: e["canary"] | {f"stable_{k}": v for k, v in e["stable"].items()})
 
 # %% ../nbs/08_rollout.ipynb #c375a427
@@ -535,7 +537,71 @@ class Router:
         "An event, its state written to the file, and then in force."
         async with self.deciding: await asyncio.to_thread(self._decide, event)
 
-# %% ../nbs/08_rollout.ipynb #72bca436
+# %% ../nbs/08_rollout.ipynb #ba520b7d
+class _NotHttp(Exception): pass
+
+class _Answer: # what httptools calls back
+    def __init__(self, method): self.method, self.headers, self.parts, self.size, self.done, self.begun, self.sized, self.keep = method, {}, [], 0, False, False, False, False
+    def on_message_begin(self):
+        if self.done: raise _NotHttp("more came than one answer")
+    def on_header(self, name, value): self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+    def on_headers_complete(self):
+        self.begun, self.sized = True, "content-length" in self.headers or "transfer-encoding" in self.headers
+        if self.method == "HEAD" and self.parser.get_status_code() >= 200: self.done = True  # the length is that of a body which does not come
+    def on_body(self, data):
+        self.parts.append(data); self.size += len(data)
+        if self.size > 100_000_000: raise _NotHttp("the answer is larger than 100 MB")
+    def on_message_complete(self):
+        if self.parser.get_status_code() < 200: self.headers, self.begun = {}, False  # 100 Continue: the answer comes after it
+        else: self.done, self.keep = True, self.parser.should_keep_alive()  # asked later, the parser has forgotten
+
+class Client:
+    "At most `most` connections to servers, kept open between requests. Whoever gives up waiting closes his."
+    def __init__(self, most, rest=3): self.free, self.rest, self.idle = asyncio.Semaphore(most), rest, {}
+    async def request(self, url, method, target, headers, body) -> tuple: # status, headers with names in lower case, body
+        async with self.free:
+            where = urlsplit(url)
+            head = f"{method} {where.path.rstrip('/')}{target} HTTP/1.1\r\nhost: {where.netloc}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + (f"content-length: {len(body)}\r\n" if body or method == "POST" else "") + "\r\n"
+            sent = head.encode("latin-1") + body
+            while kept := self._kept(url):
+                try: return await self._exchange(url, kept, method, sent)
+                except ConnectionError: pass  # closed meanwhile, and not this request's fault
+            return await self._exchange(url, await asyncio.open_connection(where.hostname, where.port or (443 if where.scheme == "https" else 80), ssl=where.scheme == "https" or None), method, sent)
+
+    def _kept(self, url):
+        idle = self.idle.get(url) or []
+        while idle:
+            connection, since = idle.pop()
+            if time.monotonic() - since < self.rest and not connection[0].at_eof() and not connection[1].is_closing(): return connection
+            connection[1].close()
+
+    def close(self):
+        for idle in self.idle.values():
+            for (_, writer), _ in idle: writer.close()
+
+# %% ../nbs/08_rollout.ipynb #92b83316
+async def _exchange(self, url, connection, method, sent):
+    httptools = need("httptools")
+    reader, writer = connection
+    answer = _Answer(method)
+    answer.parser = parser = httptools.HttpResponseParser(answer)
+    keep = False
+    try:
+        writer.write(sent)  # a server that refuses may answer before it has read all
+        while not answer.done:
+            if data := await reader.read(65536): parser.feed_data(data)
+            elif answer.begun and not answer.sized: break  # the end of the connection is the end of the body
+            else: raise ConnectionResetError("the connection ended before the answer did")
+        keep = answer.keep
+        return parser.get_status_code(), answer.headers, b"".join(answer.parts)
+    except httptools.HttpParserError as e: raise _NotHttp(str(e)) from None
+    finally:
+        if keep: self.idle.setdefault(url, []).append((connection, time.monotonic()))
+        else: writer.close()
+
+Client._exchange = _exchange
+
+# %% ../nbs/08_rollout.ipynb #9ddfbd2d
 class _NoAnswer(Exception): pass
 
 def _target(scope):
@@ -544,16 +610,10 @@ def _target(scope):
 
 async def _once(self, client, variant, method, target, headers, body, seconds):
     "Status, headers and body that `variant` gave, or `_NoAnswer`."
-    httpx = need("httpx")
     try:
-        async with asyncio.timeout(seconds):
-            for again in (True, False):
-                try: reply = await client.request(method, variant.url.rstrip("/") + target, content=body, headers=headers); break
-                except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                    if not again: raise
-        return reply.status_code, reply.headers, reply.content
+        async with asyncio.timeout(seconds): return await client.request(variant.url, method, target, headers, body)
     except TimeoutError: raise _NoAnswer(f"{variant.name} gave no answer within {seconds:.3g} s") from None
-    except (httpx.HTTPError, httpx.InvalidURL) as e: raise _NoAnswer(f"{variant.name} gave no answer ({type(e).__name__})") from None
+    except (OSError, _NotHttp) as e: raise _NoAnswer(f"{variant.name} gave no answer ({type(e).__name__})") from None
 
 async def _attempt(self, name, assigned, user, method, target, headers, body, seconds):
     "One variant asked, and what came of it noted: number of the request, status, headers, body."
@@ -787,17 +847,15 @@ async def _look(self):
 
 Router.measure, Router._clock, Router._look = _measure, _clock, _look
 
-# %% ../nbs/08_rollout.ipynb #2806ce24
+# %% ../nbs/08_rollout.ipynb #28be4e85
 async def _start_up(self):
-    httpx = need("httpx")
-    client = lambda n: httpx.AsyncClient(limits=httpx.Limits(max_connections=n, max_keepalive_connections=n, keepalive_expiry=3), timeout=None, trust_env=False)
-    self.client, self.shadow_client = client(500), client(_COPIES)
+    self.client, self.shadow_client = Client(500), Client(_COPIES)
     self.clocks = [asyncio.create_task(self._clock(self.measure, self.every)), asyncio.create_task(self._clock(self._look, 1))]
 
 async def _shut_down(self):
     for task in (*self.clocks, *self.tasks): task.cancel()
     await asyncio.gather(*self.clocks, *self.tasks, return_exceptions=True)
-    await self.client.aclose(); await self.shadow_client.aclose()
+    self.client.close(); self.shadow_client.close()
     self.store.close()
 
 async def _lifespan(self, receive, send):

@@ -1,4 +1,5 @@
 """The router of chapter 08: stickiness and moved users as properties, Argo's semantics as known answers, and a router on real sockets: failover, shadow, late labels, kill -9 in mid-canary, replay."""
+import asyncio
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mlops_course.core import free_port
-from mlops_course.rollout import (METRICS, PARTS, Conflict, Router, Running, Store, Variant, blue_green, chosen, condition, counted, _fresh, follow, judged, moved, parts, place, replay,
+from mlops_course.rollout import (METRICS, PARTS, Client, Conflict, Router, Running, Store, Variant, blue_green, chosen, condition, counted, _fresh, _NotHttp, follow, judged, moved, parts, place, replay,
                                   reweigh, router_of, shares)
 from mlops_course.server import App, ModelServer, Number, Served, ask, check_server
 
@@ -503,6 +504,61 @@ def test_a_row_that_does_not_fit_holds_up_nobody(tmp_path):
     store.flush()
     assert [r[0] for r in store.db.execute("SELECT id FROM feedback ORDER BY id")] == ["p1", "p3"] and store.lost == 2
     store.close()
+
+
+# --- how variants are asked ------------------------------------------------------------------------------------------------------
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.mark.parametrize("method,said,want", [
+    ("POST", [OK], b"ok"),
+    ("POST", [OK[:10], OK[10:40], OK[40:]], b"ok"),
+    ("POST", [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n", b"1\r\nk\r\n0\r\n\r\n"], b"ok"),
+    ("POST", [b"HTTP/1.1 100 Continue\r\n\r\n" + OK], b"ok"),
+    ("POST", [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\no", b"k", None], b"ok"),
+    ("HEAD", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"], b""),
+    ("POST", [OK[:-1], None], ConnectionError),
+    ("POST", [None], ConnectionError),
+    ("POST", [b"SSH-2.0-OpenSSH_9.2\r\n", None], _NotHttp),
+    ("POST", [OK + OK], _NotHttp),
+])
+def test_answers_of_all_kinds(method, said, want):
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        for part in said:
+            if part is None: break
+            writer.write(part); await asyncio.sleep(0.01)
+        else: await reader.read()  # stays open
+        writer.close()
+
+    async def go():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        client = Client(5)
+        try:
+            async with asyncio.timeout(5): return await client.request("http://127.0.0.1:%d" % server.sockets[0].getsockname()[1], method, "/predict", {}, b"")
+        finally: client.close(); server.close()
+    if isinstance(want, bytes): assert asyncio.run(go())[::2] == (200, want)
+    else:
+        with pytest.raises(want): asyncio.run(go())
+
+
+def test_connections_are_kept_and_a_closed_one_is_nobodys_failure():
+    opened = []
+    async def serve(reader, writer):
+        opened.append(1)
+        for _ in range(3):  # and then it hangs up, between two requests
+            await reader.readuntil(b"\r\n\r\n"); writer.write(OK)
+        writer.close()
+
+    async def go():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        client, url = Client(5), "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+        async with asyncio.timeout(5):
+            for _ in range(12): assert (await client.request(url, "POST", "/", {}, b""))[2] == b"ok"
+        client.close(); server.close()
+    asyncio.run(go())
+    assert len(opened) == 4
 
 
 # --- TF Serving behind it --------------------------------------------------------------------------------------------------------
