@@ -249,6 +249,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_course.cli.publish': ('cli.html#publish', 'mlops_course/cli.py'),
                                   'mlops_course.cli.release': ('cli.html#release', 'mlops_course/cli.py'),
                                   'mlops_course.cli.report': ('cli.html#report', 'mlops_course/cli.py'),
+                                  'mlops_course.cli.rollout': ('cli.html#rollout', 'mlops_course/cli.py'),
                                   'mlops_course.cli.score': ('cli.html#score', 'mlops_course/cli.py'),
                                   'mlops_course.cli.tfserving': ('cli.html#tfserving', 'mlops_course/cli.py'),
                                   'mlops_course.cli.verify': ('cli.html#verify', 'mlops_course/cli.py')},

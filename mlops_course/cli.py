@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'Course', 'Json', 'Labs', 'WRONG', 'BAD_INPUT', 'REFUSED', 'STUDENTS', 'ENGINEERS', 'INSTRUCTORS', 'AUTHORS',
            'kernel_app', 'KernelName', 'serve_app', 'Model', 'Host', 'Port', 'LogTo', 'Roster', 'Graded', 'doctor',
-           'list_', 'check', 'kernel_install', 'kernel_remove', 'minimal', 'api', 'tfserving', 'check_server',
-           'publish', 'score', 'release', 'demo_class', 'collect', 'grade', 'hints', 'mark', 'report', 'export',
-           'derive', 'verify', 'main']
+           'list_', 'check', 'kernel_install', 'kernel_remove', 'minimal', 'api', 'tfserving', 'rollout',
+           'check_server', 'publish', 'score', 'release', 'demo_class', 'collect', 'grade', 'hints', 'mark', 'report',
+           'export', 'derive', 'verify', 'main']
 
 # %% ../nbs/cli.ipynb #4d87ae6c
 import json, os, sys
@@ -215,12 +215,21 @@ def api(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000, worker
         _complain(e)
         raise typer.Exit(BAD_INPUT)
 
-# %% ../nbs/cli.ipynb #6f7af045
+# %% ../nbs/cli.ipynb #52508819
 @serve_app.command("tfserving", context_settings=dict(allow_extra_args=True, ignore_unknown_options=True, help_option_names=[]))
 def tfserving(context: typer.Context):
     "SavedModels over TensorFlow Serving's REST and gRPC, started with its flags: --model_config_file, --rest_api_port ...; --help lists them."
     from mlops_course.tfserving import main
     raise typer.Exit(main(context.args))
+
+@serve_app.command()
+def rollout(config: Annotated[Path, typer.Argument(help="TOML file that names the store and the variants; chapter 08 shows one.", exists=True, dir_okay=False)], host: Host = "127.0.0.1", port: Port = 8000):
+    "A router over servers of the contract or of TF Serving: A/B, canary, blue/green, shadow. Its key is MLOPS_ROLLOUT_KEY; without one, nobody can change anything."
+    from mlops_course.rollout import serve
+    try: serve(config, host, port, os.environ.get("MLOPS_ROLLOUT_KEY", ""))
+    except (ValueError, OSError) as e:
+        _complain(e)
+        raise typer.Exit(BAD_INPUT)
 
 # %% ../nbs/cli.ipynb #12953bb6
 @app.command("check-server", rich_help_panel=ENGINEERS)
