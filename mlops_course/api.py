@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['fastapi', 'pydantic', 'pydantic_core', 'orjson', 'NoDecode', 'Names', 'SIDE', 'SCANS', 'PIECES', 'LONGEST', 'UVICORN',
-           'Settings', 'read_image', 'served_model', 'busy', 'Batcher', 'parse', 'known', 'Live', 'Metrics',
-           'read_body', 'Protocol', 'Api', 'occlusion', 'served_version', 'publish', 'from_environment', 'serve']
+           'Settings', 'read_image', 'served_model', 'busy', 'Batcher', 'parse', 'known', 'Live', 'Metrics', 'Room',
+           'read_body', 'Protocol', 'Api', 'occlusion', 'served_version', 'publish', 'settle_gc', 'from_environment',
+           'serve']
 
-# %% ../nbs/06_api.ipynb #c25ebcee
-import asyncio, difflib, hashlib, hmac, json, logging, os, shutil, signal, sys, tempfile, time, traceback
+# %% ../nbs/06_api.ipynb #4259a2af
+import asyncio, difflib, gc, hashlib, hmac, json, logging, os, shutil, signal, sys, tempfile, time, traceback
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from .server import IMAGES, JSON, LARGEST, App, Refused, Served, Text, _leaf, re
 
 fastapi, pydantic, pydantic_core, orjson, NoDecode = need("fastapi"), need("pydantic"), need("pydantic_core"), need("orjson"), need("pydantic_settings").NoDecode
 
-# %% ../nbs/06_api.ipynb #4a17f01f
+# %% ../nbs/06_api.ipynb #2fd5db47
 Names = Annotated[tuple[str, ...], NoDecode, pydantic.BeforeValidator(lambda v: tuple(part.strip() for part in v.split(",") if part.strip()) if isinstance(v, str) else v)]
 
 class Settings(need("pydantic_settings").BaseSettings, env_prefix="MLOPS_"):
@@ -38,6 +39,7 @@ class Settings(need("pydantic_settings").BaseSettings, env_prefix="MLOPS_"):
     log_key: pydantic.SecretStr|None = None                # for the digests
     explain: bool = False                                  # log what each feature contributed
     body_bytes: int = pydantic.Field(5_000_000, gt=0)      # largest request
+    bodies_bytes: int = pydantic.Field(200_000_000, gt=0)  # of all requests together that are still on the way; more are told to come back
     pixels: int = pydantic.Field(25_000_000, gt=0)         # largest picture, width × height, looked at before it is decoded
     instances: int = pydantic.Field(1000, gt=0)            # of a batch
     seconds: float = pydantic.Field(10.0, gt=0)            # that a request may take to arrive, and an answer to be made
@@ -173,7 +175,7 @@ def known(features:dict, names:tuple, where:str="features") -> dict:
         raise Refused(422, "bad_input", f"{where}: {more:,} unknown: {', '.join(some)}")
     return features
 
-# %% ../nbs/06_api.ipynb #31ad1547
+# %% ../nbs/06_api.ipynb #34e06b6f
 class Live:
     "A `Served` model with its validators, its batcher, and its first answer behind it."
     def __init__(self, served:Served, settings:Settings, seen:Callable=lambda n: None):
@@ -183,7 +185,7 @@ class Live:
             rows = Annotated[list[row], pydantic.Field(min_length=1, max_length=settings.instances), pydantic.FailFast()]
             self.one, self.many = (pydantic.TypeAdapter(_object_type(name, **{key: kind})) for name, key, kind in (("Predict", "features", row), ("Batch", "instances", rows)))
             self.names = tuple(served.features)
-        self.work = Batcher(self._score, settings.batch, settings.queue, settings.threads, seen)
+        self.work = Batcher(lambda items: _score(served, items), settings.batch, settings.queue, settings.threads, seen)
         self.lists = Batcher(lambda lists: [served.score(rows) for rows in lists], 1, settings.queue, settings.threads, pool=self.work.pool)
         self.inline = self._warm() < 0.0003 and bool(served.features)  # seconds; a thread and back takes about a tenth of a millisecond
         self.size = settings.cache; self.cache = OrderedDict()
@@ -194,12 +196,6 @@ class Live:
         for _ in range(5):
             began = time.perf_counter(); self.served.answer(self.served.score([row])[0]); times.append(time.perf_counter() - began)
         return min(times)
-
-    def _score(self, items): # rows as they are, pictures as bytes
-        rows = [_try(self.served.prepare, item) if isinstance(item, bytes) else item for item in items]
-        good = [row for row in rows if not isinstance(row, Exception)]
-        scores = iter(self.served.score(good) if good else [])
-        return [row if isinstance(row, Exception) else next(scores) for row in rows]
 
     async def score(self, item):
         "Probabilities of one row or picture."
@@ -215,6 +211,12 @@ class Live:
     def row(self, features, where="features"):
         known(features, self.names, where)
         return [features[name] for name in self.names]
+
+def _score(served, items): # rows as they are, pictures as bytes
+    rows = [_try(served.prepare, item) if isinstance(item, bytes) else item for item in items]
+    good = [row for row in rows if not isinstance(row, Exception)]
+    scores = iter(served.score(good) if good else [])
+    return [row if isinstance(row, Exception) else next(scores) for row in rows]
 
 def _key(item):
     is_file = isinstance(item, bytes)
@@ -281,27 +283,34 @@ def _processes(prom, pids):
             for sample in family.samples: totals[sample.name] += sample.value * (sample.name in keep)
     return "".join(f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}\n{name} {totals[name]}\n" for name in keep).encode()
 
-# %% ../nbs/06_api.ipynb #a594a4ea
-async def read_body(receive, most:int, seconds:float, declared:int=0) -> bytes:
-    "The whole body of an ASGI request, or `Refused`: 413 (also for what it declares), 408 where it does not arrive in time, 499 where the caller went away."
+# %% ../nbs/06_api.ipynb #bab47b8c
+class Room:
+    "Bytes that bodies which are still on the way may take together."
+    def __init__(self, size:int): self.left = size
+
+async def read_body(receive, most:int, seconds:float, declared:int=0, room:Room|None=None) -> bytes:
+    "The whole body of an ASGI request, or `Refused`: 413 (also for what it declares), 408 where it does not arrive in time, 503 where there is no `room` for it, 499 where the caller went away."
     if declared > most: raise too_large(most)
     message, begun = _at_once(receive())
     if message and message["type"] == "http.request" and not message.get("more_body"): body = message.get("body", b"")
     else:
         try:
-            async with asyncio.timeout(seconds): body = await _rest(message or await begun, receive, most)
+            async with asyncio.timeout(seconds): body = await _rest(message or await begun, receive, most, room or Room(most))
         except TimeoutError: raise Refused(408, "too_slow", f"the request did not arrive within {seconds:g} seconds") from None
     if len(body) > most: raise too_large(most)
     return body
 
-async def _rest(message, receive, most):
+async def _rest(message, receive, most, room):
     parts, size = [], 0
-    while True:
-        if message["type"] == "http.disconnect": raise Refused(499, "gone", "the caller went away")
-        parts.append(message.get("body", b"")); size += len(parts[-1])
-        if size > most: raise too_large(most)
-        if not message.get("more_body"): return b"".join(parts)
-        message = await receive()
+    try:
+        while True:
+            if message["type"] == "http.disconnect": raise Refused(499, "gone", "the caller went away")
+            parts.append(message.get("body", b"")); size += len(parts[-1]); room.left -= len(parts[-1])
+            if size > most: raise too_large(most)
+            if room.left < 0: raise busy()
+            if not message.get("more_body"): return b"".join(parts)
+            message = await receive()
+    finally: room.left += size
 
 def _at_once(coroutine):
     "What a coroutine returns without waiting, and None; else None, and what to await."
@@ -369,7 +378,7 @@ class Protocol(need("uvicorn.protocols.http.httptools_impl").HttpToolsProtocol):
         if self.answering: self.answering.disconnected = True; self.answering.message_event.set()
         super().connection_lost(exc)
 
-# %% ../nbs/06_api.ipynb #525bf601
+# %% ../nbs/06_api.ipynb #eed18213
 class Api:
     "The predict contract over a `Served` model as an ASGI application: `uvicorn.run(Api(served))`."
     def __init__(self, served:Served, settings:Settings|None=None,
@@ -377,6 +386,7 @@ class Api:
                  on_feedback:Callable|None=None, # gets (prediction_id, label); without it, feedback is not offered
                  hot:bool=True): # answer /predict and /batch without FastAPI
         self.settings, self.on_predict, self.on_feedback = settings or Settings(), on_predict, on_feedback
+        self.room = Room(self.settings.bodies_bytes)
         self.docs = _documented(self)
         self.hot = {("POST", "/predict"): self.predict, ("POST", "/batch"): self.batch} if hot else {}
         self.metrics = Metrics(self._guarded, ("/predict", "/batch", "/feedback", "/health", "/ready", "/model-info", "/metrics"))
@@ -404,7 +414,7 @@ class Api:
         headers, extra = _headers(scope), {}
         try:
             if self._keys and scope["path"] not in _OPEN: self._admit(headers)
-            body = await read_body(receive, self.settings.body_bytes, self.settings.seconds, _length(headers))
+            body = await read_body(receive, self.settings.body_bytes, self.settings.seconds, _length(headers), self.room)
             route, kind = self.hot.get((scope["method"], scope["path"])), headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
             if route is None or kind == _FORM: return await self.docs(scope, _replay(body, receive), send)
             status, answer = 200, await route(kind, body)
@@ -654,7 +664,12 @@ async def _follow(api, folder, every, bad):
 def _refuse(api, errors):
     for error in errors: api.metrics.refused.inc(); logging.getLogger(__name__).error("%s", error)
 
-# %% ../nbs/06_api.ipynb #57152298
+# %% ../nbs/06_api.ipynb #aeff74f6
+def settle_gc():
+    "Leave what is loaded out of the garbage collector's rounds from now on, and make them rarer: the crowd of one turn of the loop is no garbage."
+    gc.unfreeze(); gc.collect(); gc.freeze(); gc.set_threshold(10_000)
+
+# %% ../nbs/06_api.ipynb #095336cd
 def from_environment() -> Api:
     "The `Api` that the variables `MLOPS_...` describe, as `Settings` lists them: a model folder that is followed, and a log."
     _no_typos(os.environ)
@@ -664,6 +679,7 @@ def from_environment() -> Api:
     if not api: raise ValueError("; ".join(bad.values()) or f"{settings.model} holds no version; publish() puts one there")
     api.follows = settings.model, settings.poll, bad
     _refuse(api, bad.values())
+    settle_gc()
     return api
 
 def _logging(settings, served):

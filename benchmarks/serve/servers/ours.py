@@ -2,7 +2,7 @@
 import os
 import sys
 
-from mlops_course.api import UVICORN, Api, served_model
+from mlops_course.api import UVICORN, Api, served_model, settle_gc
 from mlops_course.predlog import PredictionLog, Together, hooks
 from mlops_course.serialize import given
 from mlops_course.server import Number, Served
@@ -12,15 +12,20 @@ import model
 mlp = Served("mlp", "1", "2026-11-20", model.LABELS, features={name: Number(0.5) for name in model.NAMES}, score=model.score)
 
 
+def settled(app):
+    settle_gc()
+    return app
+
+
 def log(): return PredictionLog(os.environ["LOG"])
 def logged(served): return hooks(Together(log()), served.name)
-def features(): return Api(mlp, **logged(mlp))
-def documented(): return Api(mlp, **logged(mlp), hot=False)
+def features(): return settled(Api(mlp, **logged(mlp)))
+def documented(): return settled(Api(mlp, **logged(mlp), hot=False))
 
 
 def images():
     leaves = served_model(given("leaves.onnx"), trained="2026-11-20")
-    return Api(leaves, **logged(leaves))
+    return settled(Api(leaves, **logged(leaves)))
 
 
 if __name__ == "__main__":
