@@ -368,7 +368,7 @@ def batches(self, since=None, until=None, size=100_000):
 
 PredictionLog.batches = batches
 
-# %% ../nbs/05_predlog.ipynb #dae5505d
+# %% ../nbs/05_predlog.ipynb #5a2c5a65
 OWN = ("time", "prediction_id", "model", "version", "predicted", "confidence", "label", "latency")
 def column_of(feature:str) -> str:
     "The column of a feature: its name, or `feature.` and its name where that is one of the log's own columns."
@@ -392,7 +392,11 @@ def _data_frame(columns):
     "A data frame also of texts that are no Unicode (half of a surrogate pair), which pandas' own columns of text do not hold."
     pd = need("pandas")
     try: return pd.DataFrame(columns)
-    except UnicodeEncodeError: return pd.DataFrame({name: pd.Series(column, dtype=object) if any(isinstance(v, str) for v in column) else column for name, column in columns.items()}, columns=pd.Index(list(columns), dtype=object))
+    except UnicodeEncodeError: pass
+    has_text = lambda column: any(isinstance(v, str) for v in column)
+    frame = pd.DataFrame({i: pd.Series(column, dtype=object) if has_text(column) else column for i, column in enumerate(columns.values())})
+    frame.columns = pd.Index(list(columns), dtype=object)  # set afterwards: such a name is no Unicode either
+    return frame
 
 # %% ../nbs/05_predlog.ipynb #de6cf09b
 def chunks(self, since=None, until=None, # as `time` in `write`; `since` included, `until` not

@@ -220,7 +220,7 @@ def test_whatever_a_server_does_the_deadline_holds_and_the_reason_is_said(lines,
     start = time.perf_counter()
     with pytest.raises(Unreachable, match=says):
         post(url, "/predict", b"x", {}, 0.5)
-    assert time.perf_counter() - start < 3
+    assert time.perf_counter() - start < 5  # half a second, and what a busy machine takes; the slowest of them would talk for ten
 
 
 def test_nobody_accepts():
@@ -270,7 +270,7 @@ def test_tls_has_the_same_deadline_and_trusts_no_stranger(certificate, monkeypat
         start = time.perf_counter()
         with pytest.raises(Unreachable, match="no answer in 0.5 s"):
             post(serve(lines, 0.1), "/", b"x", {}, 0.5)
-        assert time.perf_counter() - start < 3
+        assert time.perf_counter() - start < 5  # half a second, and what a busy machine takes; the slowest of them would talk for ten
 
 
 @pytest.mark.parametrize("header, wait", [(b"7", 7), (b"99999999", 3600), (b"Wed, 21 Oct 2026 07:28:00 GMT", 0), (b"-5", 0), ("\u0663".encode(), 0)])

@@ -15,7 +15,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from mlops_course import predlog
 from mlops_course.predlog import NotWritten, PredictionLog, Queued, column_of, keyed_digest, pack, unpack
@@ -288,6 +288,7 @@ def same(a, b):
 
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(texts, values, max_size=6), values, st.none() | st.floats(), st.text(st.characters(exclude_categories=()), min_size=1, max_size=20), values)
+@example(features={"\ud800": 1}, predicted="a", confidence=None, id="a", label=None)
 def test_every_value_survives(tmp_path_factory, features, predicted, confidence, id, label):
     folder = tmp_path_factory.mktemp("log")
     log = PredictionLog(folder)
@@ -593,6 +594,7 @@ def test_a_full_queue_pushes_back_and_gives_up_loudly(tmp_path, monkeypatch):
     with pytest.raises(NotWritten, match="stayed full"):
         queue.write({"i": 10}, "a")
     assert time.monotonic() - start >= 0.2
+    queue.wait = 60  # now there will be room, however busy the machine
     stuck.set()
     queue.write({"i": 11}, "a")
     queue.close()

