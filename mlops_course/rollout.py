@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'METRICS', 'PAGE', 'place', 'parts', 'reweigh', 'chosen', 'shares', 'moved', 'condition', 'judged', 'seconds',
-           'counted', 'overall', 'due', 'check_plan', 'Conflict', 'follow', 'blue_green', 'Store', 'split_pvalue',
-           'accuracies', 'compare', 'replay', 'Variant', 'Router', 'Client', 'candidates', 'predicted', 'difference',
-           'router_of', 'from_environment', 'serve', 'Running']
+           'counted', 'overall', 'due', 'check_plan', 'Conflict', 'follow', 'blue_green', 'Store', 'marks',
+           'split_pvalue', 'accuracies', 'compare', 'replay', 'Variant', 'Router', 'Client', 'candidates', 'predicted',
+           'difference', 'router_of', 'from_environment', 'serve', 'Running']
 
 # %% ../nbs/08_rollout.ipynb #1ddcb361
 import ast, asyncio, hashlib, hmac, json, math, os, re, sqlite3, threading, time, traceback
@@ -346,24 +346,29 @@ def blue_green(active:str, preview:str, before:dict|None=None, # analysis while 
     steps = [{"analysis": before}] * bool(before) + [{"pause": {}}] * (not automatic) + [{"setWeight": 100}] + [{"analysis": after}] * bool(after)
     return dict(stable=active, canary=preview, steps=steps)
 
-# %% ../nbs/08_rollout.ipynb #03bd33b5
+# %% ../nbs/08_rollout.ipynb #9bec4720
 _TABLES = """
 CREATE TABLE IF NOT EXISTS decisions(id INTEGER PRIMARY KEY, at REAL, event TEXT, state TEXT);
 CREATE TABLE IF NOT EXISTS requests(id INTEGER PRIMARY KEY, at REAL, user TEXT, assigned TEXT, variant TEXT, status INTEGER, ms REAL);
 CREATE TABLE IF NOT EXISTS predictions(id TEXT, variant TEXT, request INTEGER, label TEXT, shadow INTEGER, PRIMARY KEY(id, variant)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS feedback(id TEXT PRIMARY KEY, at REAL, label TEXT, value REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS shadows(id INTEGER PRIMARY KEY, at REAL, variant TEXT, request INTEGER, status INTEGER, ms REAL, same INTEGER, difference REAL);
+CREATE INDEX IF NOT EXISTS predicted ON predictions(request);
+CREATE TABLE IF NOT EXISTS totals(since INTEGER, what TEXT, variant TEXT, n INTEGER, good INTEGER, valued INTEGER, value REAL, squares REAL, PRIMARY KEY(since, what, variant)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS met(since INTEGER, how TEXT, variant TEXT, user TEXT, PRIMARY KEY(since, how, variant, user)) WITHOUT ROWID;
 """
 
 class Store:
     "The file of a router. Every method may be called from any thread."
-    def __init__(self, path):
+    def __init__(self, path, keep:int=1_000_000): # requests that are kept one by one
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1000: raise ValueError(f"keep must be a whole number from 1000, of requests; got {keep!r}")
+        self.keep = keep
         self.db, self.lock, self.waiting, self.taken, self.lost = sqlite3.connect(path, timeout=2, isolation_level=None, check_same_thread=False), threading.RLock(), deque(), [], 0
         try:
             for setting in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"): self.db.execute(f"PRAGMA {setting}")
             self.db.executescript(_TABLES)
         except sqlite3.OperationalError as e: raise OSError(f"{path}: {e}; a router is one process and has its file for itself, so is another one running?") from None
-        self.row = self.db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()[0]
+        self.folded, self.row = self.db.execute("SELECT coalesce(min(id), 1) - 1, coalesce(max(id), 0) FROM requests").fetchone()
         self.stop = threading.Event()
         threading.Thread(target=self._write, daemon=True).start()
 
@@ -375,7 +380,7 @@ class Store:
             except BaseException: self.db.execute("ROLLBACK"); raise
             self.db.execute("COMMIT")
 
-# %% ../nbs/08_rollout.ipynb #efb51bc3
+# %% ../nbs/08_rollout.ipynb #62d911a3
     # --- decisions: written when this returns
 def _decide(self, event, state):
     with self._whole() as db: db.execute("INSERT INTO decisions(at, event, state) VALUES(?, ?, ?)", (event["now"], json.dumps(event), json.dumps(state)))
@@ -408,41 +413,81 @@ def _flush(self):
 
 def _write(self):
     while not self.stop.wait(0.05):
-        try: self.flush()
+        try: self.flush(); self.trim()
         except Exception: traceback.print_exc(); self.stop.wait(1)
 
 def _close(self): self.stop.set(); self.flush(); self.db.close()
 
 Store.decide, Store.latest, Store.decisions, Store.last, Store.queue, Store.flush, Store._write, Store.close = _decide, _latest, _decisions, _last, _queue, _flush, _write, _close
 
-# %% ../nbs/08_rollout.ipynb #e4c9e0e2
-_COUNTS = """SELECT variant, count(*), sum(status = 0 OR status >= 500), count(DISTINCT user) FROM requests WHERE id > ? GROUP BY variant"""
-_ASSIGNED = """SELECT assigned, count(DISTINCT user) FROM requests WHERE id > ? GROUP BY assigned"""
-_LABELS = """SELECT p.variant, count(f.label), sum(f.label = p.label), count(f.value), avg(f.value), avg(f.value * f.value) FROM predictions p JOIN feedback f ON f.id = p.id WHERE p.request > ? AND p.shadow = ? GROUP BY p.variant"""
+# %% ../nbs/08_rollout.ipynb #c8cf31bc
+_LIVE = "SELECT variant, count(*) AS n, sum(status = 0 OR status >= 500) AS good FROM requests WHERE id > :row GROUP BY variant"
+_COUNTS = f"""SELECT variant, sum(n), sum(good) FROM ({_LIVE} UNION ALL SELECT variant, n, good FROM totals WHERE what = 'requests' AND since >= :row) GROUP BY variant"""
+_USERS = """SELECT {how}, count(DISTINCT user) FROM (SELECT {how}, user FROM requests WHERE id > :row UNION ALL SELECT variant, user FROM met WHERE how = '{how}' AND since >= :row) GROUP BY {how}"""
+_KNOWN = """SELECT p.variant, p.shadow, count(f.label) AS n, sum(f.label = p.label) AS good, count(f.value) AS valued, total(f.value) AS value, total(f.value * f.value) AS squares FROM predictions p JOIN feedback f ON f.id = p.id"""
+_LABELS = f"""SELECT variant, sum(n), sum(good), sum(valued), sum(value) / sum(valued), sum(squares) / sum(valued) FROM (SELECT variant, n, good, valued, value, squares FROM ({_KNOWN} WHERE p.request > :row AND p.shadow = :shadow GROUP BY p.variant)
+    UNION ALL SELECT variant, n, good, valued, value, squares FROM totals WHERE what = 'labels' || :shadow AND since >= :row) GROUP BY variant"""
+_GOOD = """SELECT variant, count(*) FROM requests WHERE id > :row AND status BETWEEN 1 AND 499 GROUP BY variant"""
 _SLOW = """SELECT ms FROM requests WHERE id > ? AND variant = ? AND status BETWEEN 1 AND 499 ORDER BY ms LIMIT 1 OFFSET ?"""
 
 def _evidence(self, names, row=0, shadow=0) -> dict: # name → counts
-    "What was seen of `names` in requests after `row`: requests, errors, users (different ones), assigned (different users who should have met it), p95 in ms, labelled, right, valued, value (mean), spread (standard deviation)."
+    "What was seen of `names` in requests after `row`: requests, errors, users (different ones), assigned (different users who should have met it), p95 in ms (of the requests that are kept), labelled, right, valued, value (mean), spread (standard deviation)."
     out = {n: dict(requests=0, errors=0, users=0, assigned=0, p95=None, labelled=0, right=0, valued=0, value=None, spread=None) for n in names}
+    asked = dict(row=row, shadow=shadow)
     with self.lock:
         self.flush()
-        for n, *found in self.db.execute(_COUNTS, (row,)):
-            if n in out: out[n] |= dict(zip(("requests", "errors", "users"), found))
-        for n, users in self.db.execute(_ASSIGNED, (row,)):
-            if n in out: out[n]["assigned"] = users
-        for n, labelled, right, valued, mean, square in self.db.execute(_LABELS, (row, shadow)):
+        for n, *found in self.db.execute(_COUNTS, asked):
+            if n in out: out[n] |= dict(zip(("requests", "errors"), found))
+        for key, how in (("users", "variant"), ("assigned", "assigned")):
+            for n, users in self.db.execute(_USERS.format(how=how), asked):
+                if n in out: out[n][key] = users
+        for n, labelled, right, valued, mean, square in self.db.execute(_LABELS, asked):
             if n in out: out[n] |= dict(labelled=labelled, right=right or 0, valued=valued, value=mean, spread=None if mean is None else max(square - mean * mean, 0) ** 0.5)
-        for n, o in out.items():
-            if good := o["requests"] - o["errors"]: o["p95"] = self.db.execute(_SLOW, (row, n, min(int(0.95 * good), good - 1))).fetchone()[0]
+        for n, good in self.db.execute(_GOOD, asked).fetchall():
+            if n in out: out[n]["p95"] = self.db.execute(_SLOW, (row, n, min(int(0.95 * good), good - 1))).fetchone()[0]
     return out
+
+_COPIED = "SELECT variant, count(*) AS n, sum(status = 200) AS good, sum(same) AS valued, max(difference) AS value FROM shadows"
 
 def _compared(self, names) -> dict: # name → what a shadow said beside the one who answered
     with self.lock:
         self.flush()
-        rows = self.db.execute("SELECT variant, count(*), sum(status = 200), sum(same), max(difference) FROM shadows GROUP BY variant").fetchall()
+        rows = self.db.execute(f"SELECT variant, sum(n), sum(good), sum(valued), max(value) FROM ({_COPIED} GROUP BY variant UNION ALL SELECT variant, n, good, valued, value FROM totals WHERE what = 'shadows') GROUP BY variant").fetchall()
     return {n: dict(copies=c, answered=a, same=s or 0, largest_difference=d) for n, c, a, s, d in rows if n in names}
 
 Store.evidence, Store.compared = _evidence, _compared
+
+# %% ../nbs/08_rollout.ipynb #8418c910
+def marks(state) -> list: # ascending
+    "The rows after which somebody counts: 0, and the beginnings of the split and of the analyses that go on."
+    r = (state or {}).get("rollout") or {}
+    return sorted({0, (state or {}).get("row", 0), *(r[which]["row"] for which in ("run", "beside") if r.get(which))})
+
+_ADD = """INSERT INTO totals {rows} ON CONFLICT(since, what, variant) DO UPDATE SET n = n + excluded.n, good = good + excluded.good, valued = valued + excluded.valued, value = {value}, squares = squares + excluded.squares"""
+_FOLD = (_ADD.format(rows="SELECT :since, 'requests', variant, count(*), sum(status = 0 OR status >= 500), 0, 0, 0 FROM requests WHERE id > :since AND id <= :end GROUP BY variant", value="0"),
+         _ADD.format(rows=f"SELECT :since, 'labels' || shadow, variant, n, coalesce(good, 0), valued, value, squares FROM ({_KNOWN} WHERE p.request > :since AND p.request <= :end GROUP BY p.variant, p.shadow) WHERE true", value="value + excluded.value"),
+         _ADD.format(rows=f"SELECT :since, 'shadows', variant, n, good, coalesce(valued, 0), value, 0 FROM ({_COPIED} WHERE request > :since AND request <= :end GROUP BY variant) WHERE true", value="max(coalesce(value, 0), coalesce(excluded.value, 0))"),
+         *(f"INSERT OR IGNORE INTO met SELECT DISTINCT :since, '{how}', {how}, user FROM requests WHERE id > :since AND id <= :end" for how in ("variant", "assigned")))
+_FORGET = ("DELETE FROM feedback WHERE id IN (SELECT id FROM predictions WHERE request <= :end)", "DELETE FROM predictions WHERE request <= :end",
+           "DELETE FROM feedback WHERE at < (SELECT max(at) FROM requests WHERE id <= :end) AND id NOT IN (SELECT id FROM predictions)", "DELETE FROM shadows WHERE request <= :end", "DELETE FROM requests WHERE id <= :end")
+
+# %% ../nbs/08_rollout.ipynb #6d7451ac
+def _trim(self):
+    "Rows before the last `keep` become totals, as soon as there are a twentieth more."
+    with self.lock:
+        end = self.row - self.keep
+        if end - self.folded <= self.keep // 20: return
+        since = marks(self.latest())
+        with self._whole() as db:
+            for a, b in zip(since, [*since[1:], end]):
+                if a < end:
+                    for sql in _FOLD: db.execute(sql, dict(since=a, end=min(b, end)))
+            for sql in _FORGET: db.execute(sql, dict(end=end))
+            for old, in db.execute("SELECT DISTINCT since FROM met").fetchall(): # a mark that nobody uses any more joins the one before it
+                if old not in since: db.execute("UPDATE OR REPLACE met SET since = ? WHERE since = ?", (max(m for m in since if m <= old), old))
+        self.folded = end
+
+Store.trim = _trim
 
 # %% ../nbs/08_rollout.ipynb #0fbf5a20
 def split_pvalue(arms) -> float: # evidence of the variants, each with its `share`
@@ -492,7 +537,7 @@ def replay(decisions, metrics:dict=METRICS) -> dict:
         if state != recorded: raise ValueError(f"decision {i} ({event['kind']}) does not follow from its evidence")
     return state
 
-# %% ../nbs/08_rollout.ipynb #5af8b137
+# %% ../nbs/08_rollout.ipynb #c1ab44ff
 @dataclass(frozen=True)
 class Variant:
     "A server of the predict contract, or TF Serving (then `health` is /v1/models/NAME)."
@@ -514,11 +559,12 @@ class Router:
                  key:str="",              # for /admin; without one, nobody is let in
                  salt:str="1", failover:bool=True,
                  patience:float=2, seconds:float=5, # for one variant, for the whole request
-                 body_bytes:int=10_000_000, tick:float=0.2, metrics:dict=METRICS,
+                 body_bytes:int=10_000_000, tick:float=0.2, keep:int=1_000_000, # requests that the file holds one by one
+                 metrics:dict=METRICS,
                  statistics:Callable=compare): # evidence of all variants since the weights changed → what the page shows beside
         self.variants, self.key, self.failover, self.patience, self.seconds, self.body_bytes, self.every, self.metrics, self.statistics = {v.name: v for v in variants}, key, failover, patience, seconds, body_bytes, tick, metrics, statistics
         if len(self.variants) < len(variants): raise ValueError("two variants have the same name")
-        self.store, self.failures, self.infos, self.shadowing, self.skipped, self.tasks = Store(store), Counter(), {}, 0, 0, set()
+        self.store, self.failures, self.infos, self.shadowing, self.skipped, self.tasks = Store(store, keep), Counter(), {}, 0, 0, set()
         self.state, self.deciding = self.store.latest(), asyncio.Lock()
         try:
             if self.state is None: self._decide(dict(kind="create", weights=weights or {v.name: int(i == 0) for i, v in enumerate(variants)}, salt=salt))
@@ -653,19 +699,25 @@ async def _forward(self, method, target, headers, body, user):
 
 Router._forward = _forward
 
-# %% ../nbs/08_rollout.ipynb #83238d97
+# %% ../nbs/08_rollout.ipynb #beb76995
 def predicted(body:bytes, made:str) -> list: # of (prediction id, label)
-    "What a reply says: of the contract, one or many, or of TF Serving (with the id `made`, and only where it is one row)."
+    "What a reply says: of the contract, one or many, or of TF Serving (predict in rows or columns, classify, regress; with the id `made`, and a label only where it is one row of scores or classes)."
     try: said = json.loads(body)
     except (ValueError, RecursionError): return []
     if not isinstance(said, dict): return []
     many = said.get("predictions") if isinstance(said.get("predictions"), list) else [said]
     found = [(p["prediction_id"], p.get("label")) for p in many if isinstance(p, dict) and isinstance(p.get("prediction_id"), str)]
     found = [(i[:64], label if isinstance(label, str) else None) for i, label in found]
-    if found or "predictions" not in said and "outputs" not in said: return found
-    row = many[0] if len(many) == 1 else None
-    scores = isinstance(row, list) and len(row) > 1 and all(isinstance(x, (int, float)) for x in row)
-    return [(made, str(row.index(max(row))) if scores else None)]
+    rows = next((said[k] for k in ("predictions", "outputs", "results") if k in said), None)
+    if found or rows is None: return found
+    return [(made, _best(rows[0]) if isinstance(rows, list) and len(rows) == 1 else None)]
+
+def _best(row): # scores → the number of the largest; (class, score) pairs → the class
+    if not isinstance(row, list) or len(row) < 2: return None
+    pairs = row if all(isinstance(x, list) and len(x) == 2 and isinstance(x[0], str) for x in row) else list(enumerate(row))
+    scores = [p[1] for p in pairs]
+    if not all(isinstance(x, (int, float)) and not isinstance(x, bool) and x == x for x in scores): return None
+    return str(pairs[scores.index(max(scores))][0])[:200]
 
 # %% ../nbs/08_rollout.ipynb #9a3db777
 def difference(a, b) -> tuple: # (the same labels and texts, largest difference of numbers)
@@ -913,14 +965,14 @@ async function look(){
 look();
 </script></html>"""
 
-# %% ../nbs/08_rollout.ipynb #eec34bcc
+# %% ../nbs/08_rollout.ipynb #e7e6fb8f
 def router_of(config, # path of the TOML file
               key:str="", **more) -> Router:
     "The router that a TOML file describes; paths in it start where it lies."
     import tomllib
     try: c = tomllib.loads(Path(config).read_text("utf-8"))
     except tomllib.TOMLDecodeError as e: raise ValueError(f"{config} is not TOML: {e}") from None
-    known = dict(store=str, variants=dict, weights=dict, salt=str, failover=bool, patience=(int, float), seconds=(int, float), tick=(int, float))
+    known = dict(store=str, variants=dict, weights=dict, salt=str, failover=bool, patience=(int, float), seconds=(int, float), tick=(int, float), keep=int)
     for name, value in c.items():
         if name not in known or not isinstance(value, known[name]): raise ValueError(f"{config}: {name} = {value!r} is not understood; there are {', '.join(known)}")
     if not c.get("variants") or "store" not in c: raise ValueError(f"{config} must name a store, such as \"rollout.db\", and [variants]")

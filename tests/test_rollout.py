@@ -599,6 +599,94 @@ def test_in_front_of_tf_serving(tmp_path):
     for server in servers: server.shutdown(); server.server_close()
 
 
+def test_in_front_of_two_servers_of_chapter_07(tmp_path):
+    """TF Serving's own REST in rows and columns, over SavedModels: shares, a shadow, late labels, errors in TF Serving's words."""
+    tf = pytest.importorskip("tensorflow")
+    pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api, of the extra tfserving")
+    from contextlib import ExitStack
+    from mlops_course.tfserving import Flags, Server
+    def save(weights, folder):
+        module = tf.Module()
+        module.w = tf.Variable(weights)
+        module.call = tf.function(lambda x: {"y": x * module.w}, input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+        tf.saved_model.save(module, str(folder / "1"), signatures=module.call)
+    with ExitStack() as stack:
+        variants = []
+        for name, weights in (("a", [1., 3.]), ("b", [3., 1.])):
+            save(weights, tmp_path / name)
+            flags = Flags(port=0, rest_api_port=free_port(), model_name="m", model_base_path=str(tmp_path / name), rest_api_num_threads=2)
+            stack.enter_context(Server(flags))
+            variants.append(Variant(name, f"http://127.0.0.1:{flags.rest_api_port}", "/v1/models/m"))
+        r = stack.enter_context(Running(Router(variants, tmp_path / "r.db", dict(a=1, b=1), key="k", patience=20, seconds=40)))
+        assert ask(r.url, "GET", "/v1/models/m").json["model_version_status"][0]["state"] == "AVAILABLE"
+        assert ask(r.url, "GET", "/v1/models/m/metadata").json["model_spec"]["name"] == "m"
+        assert r.admin("shadow", variant="b")[0] == 200
+        for i in range(24):
+            body = {"instances": [[1, 1]]} if i % 2 else {"inputs": [[1, 1]]}
+            reply = ask(r.url, "POST", "/v1/models/m/versions/1:predict" if i % 3 else "/v1/models/m:predict", body, {"X-User-Id": f"u{i % 12}"})
+            assert reply.json["predictions" if i % 2 else "outputs"] == ([[1, 3]] if reply.headers["x-variant"] == "a" else [[3, 1]])
+            assert ask(r.url, "POST", "/feedback", {"prediction_id": reply.headers["x-prediction-id"], "label": "1"}).status == 202
+        wrong = ask(r.url, "POST", "/v1/models/m:predict", {"instances": [[1, 1, 1]]}, {"X-User-Id": "u0"})
+        assert wrong.status == 400 and "error" in wrong.json and ask(r.url, "POST", "/v1/models/none:predict", {"instances": [[1, 1]]}).status == 404
+        assert wait_until(lambda: r.router.shadowing == 0)
+        state = r.admin("state")[1]
+        seen, copies = state["variants"], state["compared"]["b"]
+        assert seen["a"]["labelled"] + seen["b"]["labelled"] == 24 and seen["a"]["right"] == seen["a"]["labelled"] > 0 == seen["b"]["right"] < seen["b"]["labelled"]
+        assert seen["a"]["errors"] == seen["b"]["errors"] == 0 and copies["copies"] == copies["answered"] == seen["a"]["labelled"] and abs(copies["largest_difference"] - 2) < 1e-6
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------------------
+
+def test_the_file_stays_small_and_nothing_is_lost(tmp_path):
+    """200,000 requests, of which 10,000 are kept: every count is that of all, the file stops growing, the decisions stay."""
+    store, path = Store(tmp_path / "r.db", keep=10_000), tmp_path / "r.db"
+    store.stop.set()  # its thread
+    def user(i): return i // 20 if i <= 40_000 or 130_000 < i <= 150_000 else 10_000 + i * 7919 % 2000  # some never come again
+    def size(): return sum(f.stat().st_size for f in tmp_path.glob("r.db*"))
+    def served(n):
+        for i in range(store.row + 1, store.row + n + 1):
+            v = "b" if i % 10 == 0 else "a"
+            store.queue("INSERT INTO requests VALUES(?, ?, ?, ?, ?, ?, ?)", i, float(i), f"{user(i):024d}", v, v, 500 if i % 50 == 0 else 200, 1.0)
+            store.queue("INSERT INTO predictions VALUES(?, ?, ?, ?, 0)", f"{i:032d}", v, i, "yes")
+            if i % 4 < 2: store.queue("INSERT OR REPLACE INTO feedback VALUES(?, ?, ?, ?)", f"{i:032d}", float(i), "yes" if i % 8 else "no", 2.0)
+            if i % 20_000 == 0: store.queue("INSERT OR REPLACE INTO feedback VALUES(?, ?, ?, NULL)", f"nobody-{i}", float(i), "yes")
+        store.row += n
+        store.flush()
+        store.trim()
+    sizes = []
+    for k in range(20):
+        if k in (0, 7, 13): store.decide({"kind": "weights", "now": k}, {"row": store.row, "rollout": None, "k": k})
+        served(10_000)
+        sizes.append(size())
+    def counts(after): # of all requests, the slow way
+        rows = [i for i in range(after + 1, 200_001)]
+        return {v: dict(requests=len(mine), errors=sum(i % 50 == 0 for i in mine), users=len({user(i) for i in mine}), labelled=sum(i % 4 < 2 for i in mine), right=sum(i % 4 < 2 and i % 8 > 0 for i in mine)) for v in "ab" for mine in [[i for i in rows if (i % 10 == 0) == (v == "b")]]}
+    def check(store):
+        for after in (0, 130_000):
+            found, want = store.evidence("ab", after), counts(after)
+            assert {v: {k: found[v][k] for k in want[v]} for v in "ab"} == want
+            assert found["a"]["value"] == 2.0 and found["a"]["spread"] == 0 and found["a"]["assigned"] == want["a"]["users"] and found["a"]["p95"] == 1.0
+        assert [s["k"] for _, _, s in store.decisions()] == [0, 7, 13] and store.latest()["row"] == 130_000
+        assert {mark for mark, in store.db.execute("SELECT DISTINCT since FROM met")} == {0, 130_000}  # what nobody counts from any more is joined
+        assert store.db.execute("SELECT count(*) FROM requests").fetchone()[0] <= 10_500 and store.db.execute("SELECT count(*) FROM feedback WHERE id LIKE 'nobody%'").fetchone()[0] <= 1
+    check(store)
+    store.close()
+    store = Store(path, keep=10_000)
+    check(store)
+    store.close()
+    assert max(sizes[10:]) < 1.25 * max(sizes[2:10]), sizes
+
+
+def test_the_routers_own_thread_trims(tmp_path):
+    with Running(Router([Variant("a", "http://127.0.0.1:1")], tmp_path / "r.db", key="k", keep=1000)) as r:
+        for _ in range(1200):
+            r.router.store.row += 1
+            r.router.store.queue("INSERT INTO requests VALUES(?, 0.0, 'u', 'a', 'a', 200, 1.0)", r.router.store.row)
+        assert wait_until(lambda: r.router.store.folded >= 150) and r.admin("state")[1]["variants"]["a"]["requests"] == 1200
+    for keep in (999, True, 1e6):
+        with pytest.raises(ValueError, match="keep must be"): Store(tmp_path / "x.db", keep=keep)
+
+
 def test_a_file_with_a_mistake_says_which(tmp_path):
     for text, word in (("store = ", "TOML"), ('store = "x"', "variants"), ('stroe = "x"', "stroe"), ('store = "x.db"\n[variants]\na = "localhost"', "URL"), ('store = "y.db"\n[variants]\na = "http://h"\n[weights]\na = 0', "weights")):
         (tmp_path / "c.toml").write_text(text)
