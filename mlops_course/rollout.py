@@ -346,7 +346,7 @@ def blue_green(active:str, preview:str, before:dict|None=None, # analysis while 
     steps = [{"analysis": before}] * bool(before) + [{"pause": {}}] * (not automatic) + [{"setWeight": 100}] + [{"analysis": after}] * bool(after)
     return dict(stable=active, canary=preview, steps=steps)
 
-# %% ../nbs/08_rollout.ipynb #9bec4720
+# %% ../nbs/08_rollout.ipynb #56c22916
 _TABLES = """
 CREATE TABLE IF NOT EXISTS decisions(id INTEGER PRIMARY KEY, at REAL, event TEXT, state TEXT);
 CREATE TABLE IF NOT EXISTS requests(id INTEGER PRIMARY KEY, at REAL, user TEXT, assigned TEXT, variant TEXT, status INTEGER, ms REAL);
@@ -360,7 +360,7 @@ CREATE TABLE IF NOT EXISTS met(since INTEGER, how TEXT, variant TEXT, user TEXT,
 
 class Store:
     "The file of a router. Every method may be called from any thread."
-    def __init__(self, path, keep:int=1_000_000): # requests that are kept one by one
+    def __init__(self, path, keep:int=200_000): # requests that are kept one by one
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1000: raise ValueError(f"keep must be a whole number from 1000, of requests; got {keep!r}")
         self.keep = keep
         self.db, self.lock, self.waiting, self.taken, self.lost = sqlite3.connect(path, timeout=2, isolation_level=None, check_same_thread=False), threading.RLock(), deque(), [], 0
@@ -537,7 +537,7 @@ def replay(decisions, metrics:dict=METRICS) -> dict:
         if state != recorded: raise ValueError(f"decision {i} ({event['kind']}) does not follow from its evidence")
     return state
 
-# %% ../nbs/08_rollout.ipynb #c1ab44ff
+# %% ../nbs/08_rollout.ipynb #4053eb4e
 @dataclass(frozen=True)
 class Variant:
     "A server of the predict contract, or TF Serving (then `health` is /v1/models/NAME)."
@@ -559,7 +559,7 @@ class Router:
                  key:str="",              # for /admin; without one, nobody is let in
                  salt:str="1", failover:bool=True,
                  patience:float=2, seconds:float=5, # for one variant, for the whole request
-                 body_bytes:int=10_000_000, tick:float=0.2, keep:int=1_000_000, # requests that the file holds one by one
+                 body_bytes:int=10_000_000, tick:float=0.2, keep:int=200_000, # requests that the file holds one by one
                  metrics:dict=METRICS,
                  statistics:Callable=compare): # evidence of all variants since the weights changed → what the page shows beside
         self.variants, self.key, self.failover, self.patience, self.seconds, self.body_bytes, self.every, self.metrics, self.statistics = {v.name: v for v in variants}, key, failover, patience, seconds, body_bytes, tick, metrics, statistics
