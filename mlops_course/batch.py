@@ -251,7 +251,7 @@ def _source(model, path, ids):
     next(table.rows(), None)  # a missing column is said before anything is begun
     return table
 
-# %% ../nbs/06_batch.ipynb #cda5988d
+# %% ../nbs/06_batch.ipynb #6a280c65
 def _begin(out, now):
     "The manifest of the run in `out`: a new one, or that of an earlier call, if this call goes on with the same."
     try: then = json.loads((out/"batch.json").read_bytes())
@@ -260,12 +260,16 @@ def _begin(out, now):
         then = {**now, "rows": now["rows"] or (200 if now["input"]["kind"] == "folder" else 10_000), "t": _micros(None) if now["t"] is None else now["t"], "done": None}
         then["job"] = hashlib.sha256(json.dumps([then["input"], then["model"], then["t"]]).encode()).hexdigest()[:16]
         _publish(out/"batch.json", json.dumps(then).encode())
-    why = _input_changes(then["input"], now["input"]) or _model_changes(then["model"], now["model"]) or next(
-        (f"{what} was {then[key]!r}, and is {now[key]!r}" for key, what in (("rows", "rows (of a part)"), ("t", "time"), ("ids", "ids")) if now[key] is not None and now[key] != then[key]), "")
+    why = _input_changes(then["input"], now["input"]) or _model_changes(then["model"], now["model"]) or _setting_changes(then, now)
     if why: raise Changed(f"the run in {out} cannot go on: {why}. Score into a new folder, or give what it was begun with")
     return then
 
-# %% ../nbs/06_batch.ipynb #df511079
+def _setting_changes(then, now): # what is not said is as it was
+    for key, what in (("rows", "rows (of a part)"), ("t", "time"), ("ids", "ids")):
+        if now[key] is not None and now[key] != then[key]: return f"{what} was {then[key]!r}, and is {now[key]!r}"
+    return ""
+
+# %% ../nbs/06_batch.ipynb #59f13f7c
 def _score_some(model, log, run, first, some): # pairs (name of the row, what is given)
     "Lines of predictions, lines of refusals, and how often the model itself failed."
     good, bad, failed = [], [], 0
@@ -279,7 +283,8 @@ def _score_some(model, log, run, first, some): # pairs (name of the row, what is
 
 def _logged(log, line, given, said):
     "The line of chapter 05, with all probabilities."
-    line |= {"x": given if isinstance(given, dict) else {"image": given}, "y": said["label"], "p": said["probabilities"][said["label"]], "s": None, "ps": list(said["probabilities"].values())}
+    ps = said["probabilities"]
+    line |= {"x": given if isinstance(given, dict) else {"image": given}, "y": said["label"], "p": ps[said["label"]], "s": None, "ps": list(ps.values())}
     return line if isinstance(given, dict) and not log.private else log.spelled_out(line)  # dropped and hashed features, and what is kept of a picture
 
 def _reason(log, e):
@@ -340,14 +345,15 @@ def _rows_in(folder): # the number of the last row tells how many there are
     number = len(parts := _segments(folder, "rows")) - 1
     return 1 + max((line["row"] for _, _, path in parts[-1:] for line in chain(_parsed(path), _parsed(_refusals(folder, number)))), default=-1)
 
-# %% ../nbs/06_batch.ipynb #ccc720da
+# %% ../nbs/06_batch.ipynb #cd729a01
 def results(out) -> Iterator[dict]:
     "A dictionary for every row of the input that was dealt with, in order: row, key, id, label, confidence, probabilities, model, version, reason."
     out = Path(out)
     labels = json.loads((out/"batch.json").read_bytes())["model"]["labels"]
     for _, number, path in _segments(out, "rows"):
         for line in sorted(chain(_parsed(path), _parsed(_refusals(out, number))), key=lambda line: line["row"]):
-            yield {"row": line["row"], "key": line["key"], "id": line["id"], "label": line.get("y"), "confidence": line.get("p"), **dict(zip((f"p.{label}" for label in labels), line.get("ps") or [None] * len(labels))),
+            ps = dict(zip((f"p.{label}" for label in labels), line.get("ps") or [None] * len(labels)))
+            yield {"row": line["row"], "key": line["key"], "id": line["id"], "label": line.get("y"), "confidence": line.get("p"), **ps,
                    "model": line["m"], "version": line["v"], "reason": line.get("reason")}
 
 def save_results(out, path) -> int: # how many rows
@@ -360,8 +366,10 @@ def save_results(out, path) -> int: # how many rows
     os.replace(temp, path)
     return n
 
-# %% ../nbs/06_batch.ipynb #df07baa0
-def _result_columns(labels): return {"row": "int64", **dict.fromkeys(("key", "id", "label"), "string"), **dict.fromkeys(("confidence", *(f"p.{label}" for label in labels)), "float64"), **dict.fromkeys(("model", "version", "reason"), "string")}
+# %% ../nbs/06_batch.ipynb #7a9a7137
+def _result_columns(labels): # name → Parquet's type
+    text, number = lambda *names: dict.fromkeys(names, "string"), lambda *names: dict.fromkeys(names, "float64")
+    return {"row": "int64", **text("key", "id", "label"), **number("confidence", *(f"p.{label}" for label in labels)), **text("model", "version", "reason")}
 def _clean(v): return v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v
 
 class _CSVOut:
@@ -379,7 +387,9 @@ class _ParquetOut:
         self.pa = need("pyarrow")
         self.schema = self.pa.schema([(_clean(name), getattr(self.pa, kind)()) for name, kind in _result_columns(labels).items()])
         self.file = need("pyarrow.parquet").ParquetWriter(file, self.schema)
-    def write(self, rows): self.file.write_batch(self.pa.record_batch([self.pa.array([_clean(row[name]) for row in rows], kind) for name, kind in zip(rows[0], self.schema.types)], schema=self.schema))
+    def write(self, rows):
+        columns = [self.pa.array([_clean(row[name]) for row in rows], kind) for name, kind in zip(rows[0], self.schema.types)]
+        self.file.write_batch(self.pa.record_batch(columns, schema=self.schema))
     def __enter__(self): return self
     def __exit__(self, *exc): self.file.close()
 
@@ -512,10 +522,11 @@ def _commit(group, name, offset):
     temp.write_bytes(pack({"source": name, "offset": offset}))
     os.replace(temp, group/"offset")
 
-# %% ../nbs/06_batch.ipynb #fd606a41
+# %% ../nbs/06_batch.ipynb #d853f18b
 def _set_aside(group, log, letters):
     "Append dead letters: the offset after the event, the reason, and how the event begins, unless that is private."
-    lines = [pack({"t": _micros(None), "offset": offset, "reason": _reason(log, why), "event": None if log.private else _text(event)[:10_000]}) for offset, event, why in letters]
+    said = lambda event: None if log.private else _text(event)[:10_000]
+    lines = [pack({"t": _micros(None), "offset": offset, "reason": _reason(log, why), "event": said(event)}) for offset, event, why in letters]
     fd = os.open(group/"dead.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         if os.write(fd, data := b"".join(lines)) < len(data): raise OSError(28, f"the dead letters of {group} could not be written")

@@ -175,7 +175,7 @@ def keyed_digest(key:bytes, name:str, value) -> str: # 32 hexadecimal digits
     data = b"\0" + value if isinstance(value, bytes) else _compact(_plain(name, value)).encode()
     return hmac.digest(key, _compact(name).encode() + b":" + data, "sha256").hex()[:32]
 
-# %% ../nbs/05_predlog.ipynb #dd822349
+# %% ../nbs/05_predlog.ipynb #656d1f63
 def _grey(data):
     "A small grey version of the bytes of a JPEG or PNG; None where it cannot be decoded."
     Image = need("PIL.Image")
@@ -190,7 +190,8 @@ def _grey(data):
 def _image(name, v, key, pixels):
     "What the log keeps of an image, as features: the bytes of a JPEG or PNG file, or an array of pixels (height, width[, channels])."
     if isinstance(v, np.ndarray):
-        if v.ndim not in (2, 3) or v.dtype.kind not in "uif" or not v.size: raise TypeError(f"feature {name!r} is an array of {v.dtype} with shape {v.shape}; an image is numbers of shape (height, width) or (height, width, channels)")
+        if v.ndim not in (2, 3) or v.dtype.kind not in "uif" or not v.size:
+            raise TypeError(f"feature {name!r} is an array of {v.dtype} with shape {v.shape}; an image is numbers of shape (height, width) or (height, width, channels)")
         np.save(file := BytesIO(), v, allow_pickle=False)
         data, seen = file.getvalue(), (v.shape[1::-1], v.astype(float))
     else: data, seen = bytes(v), _grey(v)
@@ -262,7 +263,7 @@ class PredictionLog:
         for each in (self._rows, self._labels):
             with each.mutex: _close(each)
 
-# %% ../nbs/05_predlog.ipynb #2151ac77
+# %% ../nbs/05_predlog.ipynb #1efe25a1
 def _safe_features(self, features):
     "Features as the row holds them: dropped, hashed, images summed up."
     out = {}
@@ -284,11 +285,15 @@ def record(self, features, predicted, confidence=None, id=None, model="", versio
     if subject is not None: row["who"] = self.who(subject)
     if why is not None: row["why"] = {name: _plain(name, v) for name, v in why.items() if name not in self.drop}
     line = None
-    if not self.private and _PLAIN.issuperset(map(type, features.values())) and _TEXT.issuperset(map(type, (model, version, *features))) and type(predicted) in _PLAIN and _MEASURE.issuperset((type(confidence), type(latency))):
+    plain = (not self.private and type(predicted) in _PLAIN and _PLAIN.issuperset(map(type, features.values()))
+             and _TEXT.issuperset(map(type, (model, version, *features))) and _MEASURE.issuperset((type(confidence), type(latency))))
+    if plain:
         try: line = pack(row, [*features.values(), predicted, confidence, latency].count(None))
         except ValueError: pass  # NaN or infinity
     line = line or pack(self.spelled_out(row))
-    if len(line) > self.row_bytes: raise ValueError(f"the row has {len(line):,} bytes, at most {self.row_bytes:,} are kept; the largest feature is {max(row['x'], key=lambda k: len(str(row['x'][k])))!r:.80}")
+    if len(line) > self.row_bytes:
+        largest = max(features, key=lambda name: len(str(features[name])))
+        raise ValueError(f"the row has {len(line):,} bytes, at most {self.row_bytes:,} are kept; the largest feature is {largest!r:.80}")
     return id, _day(us // 86_400_000_000), line
 
 def _measure(name, v):
@@ -297,7 +302,8 @@ def _measure(name, v):
 
 def _spelled_out(self, row):
     "The long way: privacy, images, numpy's numbers as Python's, and those that JSON does not know as objects."
-    return {**row, "m": str(row["m"]), "v": str(row["v"]), "x": self.safe_features(row["x"]), "y": _plain("predicted", row["y"]), "p": _measure("confidence", row["p"]), "s": _measure("latency", row["s"])}
+    return row | {"m": str(row["m"]), "v": str(row["v"]), "x": self.safe_features(row["x"]), "y": _plain("predicted", row["y"]),
+                  "p": _measure("confidence", row["p"]), "s": _measure("latency", row["s"])}
 
 def who(self, subject):
     if self.key is None: raise ValueError("a subject is kept as a keyed digest, so the log needs a key: PredictionLog(folder, key=…)")
@@ -310,9 +316,10 @@ def label_record(self, id, label, time=None):
     if len(line) > self.row_bytes: raise ValueError(f"the label has {len(line):,} bytes, at most {self.row_bytes:,} are kept")
     return _day(us // 86_400_000_000), line
 
-PredictionLog.safe_features, PredictionLog.spelled_out, PredictionLog.record, PredictionLog.who, PredictionLog.label_record = _safe_features, _spelled_out, record, who, label_record
+PredictionLog.safe_features, PredictionLog.spelled_out, PredictionLog.who = _safe_features, _spelled_out, who
+PredictionLog.record, PredictionLog.label_record = record, label_record
 
-# %% ../nbs/05_predlog.ipynb #bd3328fc
+# %% ../nbs/05_predlog.ipynb #34ca7f37
 def _lines(path):
     "Each line of a segment as a row, None where it is torn. A segment that was let go of meanwhile has none."
     try: file = open(path, "rb")
@@ -323,11 +330,15 @@ def _lines(path):
 
 def _id(text): return text.encode("utf-8", "surrogatepass")  # as SQLite takes it: a text from outside may be no Unicode
 
+_INDEX = """PRAGMA synchronous=OFF; PRAGMA journal_mode=OFF;
+CREATE TABLE label (id BLOB PRIMARY KEY, y TEXT, changed INT) WITHOUT ROWID;
+CREATE TABLE seen (n INTEGER PRIMARY KEY, id BLOB UNIQUE)"""
+
 class _Index:
     "Which label counts for each id, and which ids were already read, in a temporary database."
     def __init__(self, folder):
         self.db = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        self.db.executescript("PRAGMA synchronous=OFF; PRAGMA journal_mode=OFF; CREATE TABLE label (id BLOB PRIMARY KEY, y TEXT, changed INT) WITHOUT ROWID; CREATE TABLE seen (n INTEGER PRIMARY KEY, id BLOB UNIQUE)")
+        self.db.executescript(_INDEX)
         self.torn = self.repeated = self.relabelled = self.n = 0
         self.db.executemany("INSERT INTO label VALUES (?, ?, 0) ON CONFLICT(id) DO UPDATE SET changed = changed OR y IS NOT excluded.y, y = excluded.y", self.labels(folder))
 
@@ -368,7 +379,7 @@ def batches(self, since=None, until=None, size=100_000):
 
 PredictionLog.batches = batches
 
-# %% ../nbs/05_predlog.ipynb #5a2c5a65
+# %% ../nbs/05_predlog.ipynb #2f5a3c6d
 OWN = ("time", "prediction_id", "model", "version", "predicted", "confidence", "label", "latency")
 def column_of(feature:str) -> str:
     "The column of a feature: its name, or `feature.` and its name where that is one of the log's own columns."
@@ -380,11 +391,13 @@ def _table(dicts, rename):
     columns = {rename(name): [d.get(name, math.nan) for d in dicts] for name in names}
     return {name: list(map(_even, column)) if dict in set(map(type, column)) else column for name, column in columns.items()}
 
+def _times(rows): return need("pandas").to_datetime(np.array([row["t"] for row in rows], "int64"), unit="us", utc=True)
+
 def _frame(rows, labels, why):
-    pd = need("pandas")
-    time = pd.to_datetime(np.array([row["t"] for row in rows], "int64"), unit="us", utc=True)
-    first = {"time": time, **{name: [row[k] for row in rows] for name, k in (("prediction_id", "id"), ("model", "m"), ("version", "v"))}}
-    last = {"predicted": [_even(row["y"]) for row in rows], "confidence": np.array([_even(row["p"]) for row in rows], float), "label": labels, "latency": np.array([_even(row["s"]) for row in rows], float)}
+    texts = {name: [row[k] for row in rows] for name, k in (("prediction_id", "id"), ("model", "m"), ("version", "v"))}
+    first = {"time": _times(rows), **texts}
+    confidence, latency = (np.array([_even(row[k]) for row in rows], float) for k in "ps")
+    last = {"predicted": [_even(row["y"]) for row in rows], "confidence": confidence, "label": labels, "latency": latency}
     given = _table([row["x"] for row in rows], column_of)
     return _data_frame(first | given | last | (_table([row.get("why", {}) for row in rows], "why.{}".format) if why else {}))
 
@@ -398,7 +411,7 @@ def _data_frame(columns):
     frame.columns = pd.Index(list(columns), dtype=object)  # set afterwards: such a name is no Unicode either
     return frame
 
-# %% ../nbs/05_predlog.ipynb #de6cf09b
+# %% ../nbs/05_predlog.ipynb #9f2e14fd
 def chunks(self, since=None, until=None, # as `time` in `write`; `since` included, `until` not
            *, rows:int=100_000, why:bool=False): # attributions as columns why.FEATURE
     "The log as data frames of at most `rows` rows, day by day. `attrs` of each counts what was torn, repeated and relabelled so far."
@@ -415,9 +428,8 @@ def frame(self, since=None, until=None, *, why:bool=False):
 
 def labels(self):
     "Every label that ever came, in the order in which they came: time, prediction_id, label, and whether it is the one that counts."
-    pd = need("pandas")
     rows = [row for _, _, path in _segments(self.folder, "labels") for row in _lines(path) if row]
-    table = _data_frame({"time": pd.to_datetime(np.array([row["t"] for row in rows], "int64"), unit="us", utc=True), "prediction_id": [row["id"] for row in rows], "label": [_even(row["y"]) for row in rows]})
+    table = _data_frame({"time": _times(rows), "prediction_id": [row["id"] for row in rows], "label": [_even(row["y"]) for row in rows]})
     return table.assign(counts=~table.prediction_id.duplicated(keep="last"))
 
 PredictionLog.chunks, PredictionLog.frame, PredictionLog.labels = chunks, frame, labels
@@ -562,7 +574,7 @@ def hooks(log, # a `PredictionLog`, a `Queued` or a `Together`
         except NotWritten as e: raise refuse(e) from e
     return dict(on_predict=on_predict, on_feedback=on_feedback)
 
-# %% ../nbs/05_predlog.ipynb #710fdea0
+# %% ../nbs/05_predlog.ipynb #0e7e2121
 class Queued:
     "A `PredictionLog` behind a bounded queue and a thread. `write` and `label` return when the row is in line; `flush()` returns when all that was in line is written."
     def __init__(self, log:PredictionLog, rows:int=10_000, # in line at most
@@ -574,7 +586,8 @@ class Queued:
         atexit.register(_close_quietly, weakref.ref(self))
 
     def _fresh(self): # a child of a fork has neither the thread nor the duty to write what the parent has in line
-        self.line, self.room, self.busy, self.wake, self.error, self.thread, self.done, self.accepted, self.closed = deque(), threading.Condition(), threading.Lock(), threading.Event(), None, None, 0, 0, False
+        self.line, self.room, self.busy, self.wake = deque(), threading.Condition(), threading.Lock(), threading.Event()
+        self.error, self.thread, self.done, self.accepted, self.closed = None, None, 0, 0, False
 
     def write(self, *args, **kw) -> str:
         id, day, line = self.log.record(*args, **kw)

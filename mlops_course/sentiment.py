@@ -7,14 +7,14 @@ __all__ = ['fastapi', 'pydantic', 'TEXTS', 'LABELS', 'MOST_TEXTS', 'Written', 'M
            'out_of_fold', 'by_review', 'plain', 'words_model', 'sentiment_model', 'opinions', 'Analyze', 'AnalyzeMany',
            'Opinion', 'Opinions', 'Problem', 'Guard', 'sentiment_app']
 
-# %% ../nbs/06_sentiment.ipynb #e094a255
+# %% ../nbs/06_sentiment.ipynb #a4162318
 import unicodedata
 from pathlib import Path
 from statistics import NormalDist
 from typing import Annotated, Literal
 import numpy as np, pandas as pd
 from .core import need
-from .api import read_body
+from .api import _headers, _length, _replay, read_body
 from .server import Refused
 
 fastapi, pydantic = need("fastapi"), need("pydantic")
@@ -133,7 +133,7 @@ def _why(errors) -> str:
     where = ".".join(str(part)[:40].encode("ascii", "backslashreplace").decode() for part in first["loc"][1:]) or "the body"
     return f"{where}: {first['msg']}"
 
-# %% ../nbs/06_sentiment.ipynb #800453d3
+# %% ../nbs/06_sentiment.ipynb #6a43dc45
 MOST_BYTES = MOST_TEXTS * (12 * 5000 + 10) + 1000
 
 class Guard:
@@ -142,12 +142,9 @@ class Guard:
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http": return await self.app(scope, receive, send)
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        try: body = await read_body(receive, self.most, self.seconds, int(length[:20]) if length.isdigit() else 0)
+        try: body = await read_body(receive, self.most, self.seconds, _length(_headers(scope)))
         except Refused as e: return await fastapi.responses.JSONResponse(e.body, e.status, {"Connection": "close"})(scope, receive, send)
-        messages = iter([{"type": "http.request", "body": body}])
-        async def again(): return next(messages, None) or await receive()
-        await self.app(scope, again, send)
+        await self.app(scope, _replay(body, receive), send)
 
 # %% ../nbs/06_sentiment.ipynb #d68da0d8
 def sentiment_app(model=None, # with predict_proba over `LABELS`; trained now, if none is given

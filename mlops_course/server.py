@@ -9,8 +9,8 @@ __all__ = ['JSON', 'IMAGES', 'MOST', 'CHECKS', 'OFFERS', 'LARGEST', 'load_mlp', 
            'read_row', 'Served', 'read_about', 'versions', 'newest', 'served_mlp', 'course_loans', 'App', 'too_large',
            'Handler', 'ModelServer']
 
-# %% ../nbs/04_server.ipynb #db268b7f
-import json, math, os, re, socket, sys, threading, time, traceback
+# %% ../nbs/04_server.ipynb #fb7dd0f0
+import json, os, re, socket, sys, threading, time, traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -161,7 +161,7 @@ def _check(offer=None): # the check runs where the server declares this offer
 def health(probe):
     if reply := probe.expect(200, "GET", "/health"): probe.want(reply.json.get("status") == "ok", '{"status": "ok"}', reply)
 
-# %% ../nbs/04_server.ipynb #abbd2069
+# %% ../nbs/04_server.ipynb #3045e4c9
 _INFO = dict(name=str, version=str, trained=str, accuracy=(int, float, type(None)), labels=list, offers=list, limits=dict)
 OFFERS = ("features", "image", "feedback")
 
@@ -173,13 +173,14 @@ def model_info(probe):
     if len(probe.breaches) > before: return
     probe.want(info["accuracy"] is None or 0 <= info["accuracy"] <= 1, "accuracy from 0 to 1, or null", reply)
     probe.want(_is_date(info["trained"]), "trained as a date, such as 2026-11-20", reply)
-    probe.want(len(info["labels"]) > 1 and len(set(map(str, info["labels"]))) == len(info["labels"]) and all(isinstance(x, str) for x in info["labels"]), "two or more different labels, as texts", reply)
-    probe.want(all(x in OFFERS for x in info["offers"]) and ("features" in info["offers"] or "image" in info["offers"]), f"offers to be some of {', '.join(OFFERS)}, with features or image among them", reply)
+    labels, offers = info["labels"], info["offers"]
+    probe.want(len(labels) > 1 and all(isinstance(x, str) for x in labels) and len(set(labels)) == len(labels), "two or more different labels, as texts", reply)
+    probe.want(all(x in OFFERS for x in offers) and ("features" in offers or "image" in offers), f"offers to be some of {', '.join(OFFERS)}, with features or image among them", reply)
     probe.want(all(type(info["limits"].get(k)) is int and info["limits"][k] > 0 for k in ("body_bytes", "instances")), "limits to name body_bytes and instances", reply)
-    if "features" in info["offers"]: probe.want(_describes(info.get("features")), 'features: {name: {"type": "number" or "text", "example": …}, …}', reply)
+    if "features" in offers: probe.want(_describes(info.get("features")), 'features: {name: {"type": "number" or "text", "example": …}, …}', reply)
     if len(probe.breaches) == before: probe.info = info
 
-# %% ../nbs/04_server.ipynb #ce8fcdc4
+# %% ../nbs/04_server.ipynb #6a7522f0
 def _is_date(text):
     from datetime import datetime
     try: return bool(datetime.fromisoformat(text))
@@ -187,24 +188,34 @@ def _is_date(text):
 
 def _number(value): return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
 def _fits(spec, value): return isinstance(value, str) if spec.get("type") == "text" else _number(value)
-def _describes(features): return isinstance(features, dict) and len(features) > 0 and all(isinstance(s, dict) and s.get("type") in ("number", "text") and _fits(s, s.get("example")) for s in features.values())
+def _describes(features):
+    def fine(spec): return isinstance(spec, dict) and spec.get("type") in ("number", "text") and _fits(spec, spec.get("example"))
+    return isinstance(features, dict) and len(features) > 0 and all(map(fine, features.values()))
 def _example(probe): return {name: spec["example"] for name, spec in probe.info["features"].items()}
 
-# %% ../nbs/04_server.ipynb #4c2d2ac1
+# %% ../nbs/04_server.ipynb #847d76a7
 def _is_prediction(probe, p):
     labels, ps = probe.info["labels"], p.get("probabilities") if isinstance(p, dict) else None
-    return (isinstance(ps, dict) and set(ps) == set(labels) and all(_number(v) and 0 <= v <= 1 for v in ps.values()) and abs(sum(ps.values()) - 1) < 1e-3
-            and p.get("label") in labels and ps[p["label"]] >= max(ps.values()) - 1e-6 and isinstance(p.get("prediction_id"), str) and len(p["prediction_id"]) >= 8 and p.get("model_version") == probe.info["version"])
+    if not isinstance(ps, dict) or set(ps) != set(labels) or p.get("label") not in labels: return False
+    if not all(_number(v) and 0 <= v <= 1 for v in ps.values()) or abs(sum(ps.values()) - 1) >= 1e-3: return False
+    if ps[p["label"]] < max(ps.values()) - 1e-6: return False  # the label is not the most probable one
+    return isinstance(p.get("prediction_id"), str) and len(p["prediction_id"]) >= 8 and p.get("model_version") == probe.info["version"]
 _PREDICTION = "prediction_id (8 characters or more), label and probabilities of the declared labels that add up to 1 and agree, model_version as declared"
 def _same(a, b): return a["label"] == b["label"] and all(abs(a["probabilities"][k] - b["probabilities"][k]) < 1e-4 for k in a["probabilities"])
 
+def _twice(probe, body, headers=None):
+    "Two replies to the same question, both of them predictions; None after a breach."
+    replies = [probe.expect(200, "POST", "/predict", body, headers) for _ in range(2)]
+    if not all(replies): return None
+    good = [probe.want(_is_prediction(probe, r.json), _PREDICTION, r) for r in replies]
+    return replies if all(good) else None
+
 @_check("features")
 def predict(probe):
-    replies = [probe.expect(200, "POST", "/predict", {"features": _example(probe)}) for _ in range(2)]
-    if not all(replies): return
-    if not all([probe.want(_is_prediction(probe, r.json), _PREDICTION, r) for r in replies]): return
-    probe.want(replies[0].json["prediction_id"] != replies[1].json["prediction_id"], "another prediction_id each time", replies[1])
-    probe.want(_same(replies[0].json, replies[1].json), "the same answer to the same question", replies[1])
+    if not (replies := _twice(probe, {"features": _example(probe)})): return
+    one, two = replies
+    probe.want(one.json["prediction_id"] != two.json["prediction_id"], "another prediction_id each time", two)
+    probe.want(_same(one.json, two.json), "the same answer to the same question", two)
 
 # %% ../nbs/04_server.ipynb #8ef0b7f9
 def _says(probe, reply, word): reply and probe.want(word in reply.json.get("reason", ""), f"a reason that names {word!r}", reply)
@@ -268,7 +279,7 @@ def _different(probe, good, wanted=4, tries=20):
         if len(rows) == wanted: break
     return rows, answers
 
-# %% ../nbs/04_server.ipynb #074ce30d
+# %% ../nbs/04_server.ipynb #05577fff
 @_check("features")
 def batch(probe):
     good, limit = _example(probe), probe.info["limits"]["instances"]
@@ -276,14 +287,15 @@ def batch(probe):
     rows, answers = (rows * 3)[:min(4, limit)], (answers * 3)[:min(4, limit)]
     if rows and (several := probe.expect(200, "POST", "/batch", {"instances": rows})):
         predictions = several.json.get("predictions")
-        if probe.want(isinstance(predictions, list) and len(predictions) == len(rows) and all(_is_prediction(probe, p) for p in predictions), f"{len(rows)} predictions, each with {_PREDICTION}", several):
+        whole = isinstance(predictions, list) and len(predictions) == len(rows) and all(_is_prediction(probe, p) for p in predictions)
+        if probe.want(whole, f"{len(rows)} predictions, each with {_PREDICTION}", several):
             probe.want(all(_same(a, p) for a, p in zip(answers, predictions)), "the answers of /predict, in the order of the instances", several)
             probe.want(len({p["prediction_id"] for p in predictions}) == len(rows), "a prediction_id for each", several)
     for instances in ([], None, good, [1], [[]]): probe.expect(422, "POST", "/batch", {"instances": instances})
     if limit >= 3: _says(probe, probe.expect(422, "POST", "/batch", {"instances": [good, good, {}]}), "2")  # counted from 0
     if limit * len(json.dumps(good)) < 10_000_000: probe.expect((413, 422), "POST", "/batch", {"instances": [good] * (limit + 1)})
 
-# %% ../nbs/04_server.ipynb #8b720089
+# %% ../nbs/04_server.ipynb #2446c0b9
 @cache
 def _leaf(kind): # a drawn leaf, as a file of this kind
     from mlops_course.data import leaves
@@ -295,19 +307,20 @@ def _leaf(kind): # a drawn leaf, as a file of this kind
 def _bomb(side=15_000): # all black, one bit a pixel
     import struct, zlib
     chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(bytes(side * (side // 8 + 1)), 9)) + chunk(b"IEND", b"")
+    header, pixels = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0), zlib.compress(bytes(side * (side // 8 + 1)), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 @_check("image")
 def image(probe):
     for kind in ("jpeg", "png"):
-        replies = [probe.expect(200, "POST", "/predict", _leaf(kind), {"Content-Type": f"image/{kind}"}) for _ in range(2)]
-        if all(replies) and all([probe.want(_is_prediction(probe, r.json), _PREDICTION, r) for r in replies]): probe.want(_same(replies[0].json, replies[1].json), "the same answer to the same image", replies[1])
+        replies = _twice(probe, _leaf(kind), {"Content-Type": f"image/{kind}"})
+        if replies: probe.want(_same(replies[0].json, replies[1].json), "the same answer to the same image", replies[1])
     for kind in ("jpeg", "png"):
         for body in (b"", b"not an image", _leaf(kind)[:200], _leaf(kind)[:40] + bytes(500)): probe.expect((400, 422), "POST", "/predict", body, {"Content-Type": f"image/{kind}"})
     probe.expect((413, 422), "POST", "/predict", _bomb(), {"Content-Type": "image/png"})
     probe.expect(415, "POST", "/predict", b"GIF89a", {"Content-Type": "image/gif"})
 
-# %% ../nbs/04_server.ipynb #3f84e1e6
+# %% ../nbs/04_server.ipynb #ab4bc66f
 @_check("feedback")
 def feedback(probe):
     image = "features" not in probe.info["offers"]
@@ -317,7 +330,8 @@ def feedback(probe):
     for _ in range(2):  # a caller that got no reply sends again
         if reply := probe.expect(202, "POST", "/feedback", label): probe.want(reply.json.get("status") == "accepted", '{"status": "accepted"}', reply)
     _says(probe, probe.expect(422, "POST", "/feedback", label | {"label": "no such label"}), "label")
-    for wrong in ({"label": label["label"]}, label | {"prediction_id": 7}, label | {"prediction_id": ""}, {"prediction_id": label["prediction_id"]}, []): probe.expect(422, "POST", "/feedback", wrong)
+    wrong = {"label": label["label"]}, {"prediction_id": label["prediction_id"]}, label | {"prediction_id": 7}, label | {"prediction_id": ""}, []
+    for body in wrong: probe.expect(422, "POST", "/feedback", body)
 
 @_check()
 def still_there(probe): probe.expect(200, "GET", "/health")
@@ -427,7 +441,7 @@ class Served:
         if len(ps) != len(self.labels) or not abs(sum(ps) - 1) < 1e-3: raise ValueError(f"{self.name} gave {ps} where {len(self.labels)} probabilities that add up to 1 were expected")  # NaN is not < 1e-3 either
         return dict(prediction_id=os.urandom(16).hex(), label=self.labels[ps.index(max(ps))], probabilities=dict(zip(self.labels, ps)), model_version=self.version)
 
-# %% ../nbs/04_server.ipynb #6e7c1713
+# %% ../nbs/04_server.ipynb #0d1f5637
 def read_about(folder) -> dict: # fields of `Served`, but for the functions
     "What the version of a model in `folder` says of itself in `about.json`: `name`, `trained`, `labels`, and where known `accuracy` and `features` as /model-info shows them."
     path = Path(folder)/"about.json"
@@ -436,7 +450,8 @@ def read_about(folder) -> dict: # fields of `Served`, but for the functions
     except Refused as e: raise ValueError(f"{path}: {e}") from None
     wrong = _wrong_about(about)
     if wrong: raise ValueError(f"{path}: {wrong}")
-    return dict(name=about["name"], version=Path(folder).resolve().name, trained=about["trained"], labels=tuple(about["labels"]), accuracy=about.get("accuracy"), features={n: _feature(f) for n, f in about.get("features", {}).items()})
+    features = {name: _feature(spec) for name, spec in about.get("features", {}).items()}
+    return dict(name=about["name"], version=Path(folder).resolve().name, trained=about["trained"], labels=tuple(about["labels"]), accuracy=about.get("accuracy"), features=features)
 
 def _wrong_about(about):
     if not isinstance(about, dict): return f"this must be an object; got {_kind(about)}"
@@ -479,14 +494,15 @@ def course_loans(folder) -> Path: # of the version
     (out/"about.json").write_text(json.dumps(about, indent=1) + "\n")
     return out
 
-# %% ../nbs/04_server.ipynb #1aa900d1
+# %% ../nbs/04_server.ipynb #b7260eca
 class App:
     "The predict contract over a `Served` model, without a socket: `respond(method, path, content_type, body)` gives status, JSON and headers."
     def __init__(self, model:Served, on_predict:Callable|None=None, # gets (input, answer), such as the log of chapter 05
                  on_feedback:Callable|None=None, # gets (prediction_id, label); without it, feedback is not offered
                  body_bytes:int=1_000_000, instances:int=1000):
         self.model, self.on_predict, self.on_feedback, self.body_bytes, self.instances = model, on_predict, on_feedback, body_bytes, instances
-        self.routes = {"/health": {"GET": self.health, "HEAD": self.health}, "/model-info": {"GET": self.info, "HEAD": self.info}, "/predict": {"POST": self.predict}, "/batch": {"POST": self.batch}, "/feedback": {"POST": self.feedback}}
+        self.routes = {"/health": {"GET": self.health, "HEAD": self.health}, "/model-info": {"GET": self.info, "HEAD": self.info},
+                       "/predict": {"POST": self.predict}, "/batch": {"POST": self.batch}, "/feedback": {"POST": self.feedback}}
 
     @property
     def offers(self): return [name for name, there in (("features", self.model.features), ("image", self.model.prepare), ("feedback", self.on_feedback)) if there]
@@ -513,7 +529,8 @@ class App:
 
     def info(self, kind, body):
         m = self.model
-        about = dict(name=m.name, version=m.version, trained=m.trained, accuracy=m.accuracy, labels=list(m.labels), offers=self.offers, limits=dict(body_bytes=self.body_bytes, instances=self.instances))
+        about = dict(name=m.name, version=m.version, trained=m.trained, accuracy=m.accuracy, labels=list(m.labels), offers=self.offers,
+                     limits=dict(body_bytes=self.body_bytes, instances=self.instances))
         if m.features: about["features"] = {name: f.spec() for name, f in m.features.items()}
         return about
 
@@ -553,7 +570,7 @@ class App:
 
 def too_large(limit): return Refused(413, "too_large", f"the body may hold at most {limit:,} bytes")
 
-# %% ../nbs/04_server.ipynb #e19ee176
+# %% ../nbs/04_server.ipynb #c44f4db7
 class Handler(BaseHTTPRequestHandler):
     "HTTP/1.1 over `self.server.app`: reads the body within the limits, answers, and stays connected."
     protocol_version = "HTTP/1.1"
@@ -614,7 +631,8 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, status, answer, headers={}):
         body = json.dumps(answer, allow_nan=False).encode()
         self.send_response(status)
-        for name, value in {"Content-Type": JSON, "Content-Length": len(body), **({"Connection": "close"} if self.close_connection else {}), **headers}.items(): self.send_header(name, value)
+        if self.close_connection: headers = {"Connection": "close", **headers}
+        for name, value in {"Content-Type": JSON, "Content-Length": len(body), **headers}.items(): self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD": self.wfile.write(body)
 

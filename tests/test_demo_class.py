@@ -1,10 +1,10 @@
 """The demo class: each of the 24 submissions gets the score that it deserves, with the reason, and nothing that is hidden gets out."""
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
-import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -122,11 +122,11 @@ def test_exports_agree_with_the_gradebook(graded, grades):
 
 
 def test_second_run_has_nothing_to_do(graded):
-    start = time.monotonic()
+    before = os.times().children_user
     assert course("demo-class", graded / "class").returncode == 0  # another process writes the same files
     done = course("grade", graded / "class", "--lab", LAB, "--out", graded / "graded")
     assert "0 graded, 24 unchanged, 2 refused" in done.stdout
-    assert time.monotonic() - start < 5 * 3
+    assert os.times().children_user - before < 5 * 3  # CPU seconds: two programs that start, and no kernel
 
 
 def test_changed_submission_alone_is_graded_again(graded, grades):
