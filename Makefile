@@ -11,10 +11,10 @@ JOBS   ?= 2
 DEMO   := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help lab grade test fuzz verify export readme derive models clean bench-grading bench-quantize bench-serve
+.PHONY: help lab grade test fuzz verify export readme derive models clean conformance conformance-docker bench-grading bench-quantize bench-serve bench-tfserving
 
 help:  ## Say what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 # --- environments -----------------------------------------------------------------------------------------------------------
 # One environment, grown as needed. A stamp says that an extra is installed; it goes stale when what it was made from changes.
@@ -64,6 +64,13 @@ test: $(DEV) $(OLDER)  ## Check everything: export, notebooks, labs, tests
 
 fuzz: $(DEV)  ## Look for inputs that break something: the generated tests with new examples, and more of them
 	$(RUN) pytest -q -p no:cacheprovider -n $(JOBS) --hypothesis-profile=fuzz $$(grep -l hypothesis tests/test_*.py)
+
+conformance: $(DEV)  ## Play the cases of TF Serving's protocol against our server (CASES=folder with others')
+	@CUDA_VISIBLE_DEVICES=-1 TF_CPP_MIN_LOG_LEVEL=3 $(RUN) tests.conformance $(if $(CASES),'$(CASES)')
+
+# Without Docker it says so and gives 69 ("Error 69" in make's words)
+conformance-docker: $(DEV)  ## The same against Google's tensorflow/serving in Docker, where there is one
+	@CUDA_VISIBLE_DEVICES=-1 TF_CPP_MIN_LOG_LEVEL=3 $(RUN) tests.conformance.tensorflow_serving $(if $(CASES),'$(CASES)')
 
 # --- for authors ------------------------------------------------------------------------------------------------------------
 
