@@ -19,13 +19,13 @@ from .core import need
 from .tfjson import HTTP, Status
 from .tfserving import _CODES, _NUMBERS, STATES, _kind, from_proto, to_proto
 
-# %% ../nbs/07_tfclient.ipynb #54aee379
+# %% ../nbs/07_tfclient.ipynb #ad0fff81
 Tensor = namedtuple("Tensor", "dtype shape")  # dtype such as 'DT_FLOAT'; shape with None where it is open, None for any
 Signature = namedtuple("Signature", "inputs outputs method")  # name → Tensor, name → Tensor
 VersionStatus = namedtuple("VersionStatus", "version state code message")
 
 def _tensor(info): # a TensorInfo as a dict
-    dtype, shape = info["dtype"], info["tensor_shape"]
+    dtype, shape = info["dtype"], info.get("tensor_shape", {"unknown_rank": True})
     sizes = [int(d["size"]) for d in shape.get("dim", [])]
     return Tensor(dtype if isinstance(dtype, str) else tfjson.DTYPES.get(dtype, f"DT_{dtype}"), None if shape.get("unknown_rank") else tuple(None if n < 0 else n for n in sizes))
 
@@ -362,18 +362,19 @@ def _rest_signatures(self, which, until):
 def _rest_status(self, which, until):
     return _read(self.rest.url, self.rest.ask("GET", which.path, None, until), "model status", lambda doc: [VersionStatus(int(v["version"]), v["state"], v["status"]["error_code"], v["status"]["error_message"]) for v in doc["model_version_status"]])
 
-# %% ../nbs/07_tfclient.ipynb #965104df
+# %% ../nbs/07_tfclient.ipynb #6fb95c16
 def _grpc_signatures(self, which, until):
     request = messages()["GetModelMetadataRequest"](model_spec=which.spec(), metadata_field=["signature_def"])
     reply = self.grpc.ask("PredictionService", "GetModelMetadata", request, "GetModelMetadataResponse", until)
-    found = messages()["SignatureDefMap"].FromString(reply.metadata["signature_def"].value)
+    try: found = messages()["SignatureDefMap"].FromString(reply.metadata["signature_def"].value)
+    except need("google.protobuf.message").DecodeError as e: raise _Failed(Status("INTERNAL", f"{self.grpc.url} answered with metadata that cannot be read ({e})")) from None
     return read_signatures(need("google.protobuf.json_format").MessageToDict(found, preserving_proto_field_name=True, always_print_fields_with_no_presence=True).get("signature_def", {}))
 def _grpc_status(self, which, until):
     reply, names = self.grpc.ask("ModelService", "GetModelStatus", messages()["GetModelStatusRequest"](model_spec=which.spec()), "GetModelStatusResponse", until), {number: name for name, number in STATES.items()}
     return [VersionStatus(v.version, names.get(v.state, "UNKNOWN"), _CODES[v.status.error_code], v.status.error_message) for v in reply.model_version_status]
 
-# %% ../nbs/07_tfclient.ipynb #e677efef
-def _predict(self, which, signatures, inputs, signature, format, until):
+# %% ../nbs/07_tfclient.ipynb #4bed633e
+def _predict(self, which, signatures, inputs, signature, format, until): # one question, with the signatures as they are known
     if (name := signature or tfjson.DEFAULT_SIGNATURE) not in signatures: raise Status("INVALID_ARGUMENT", f"model {which.model!r} has no signature {name!r}; it has {', '.join(map(repr, sorted(signatures)))}")
     s = signatures[name]
     if not isinstance(inputs, dict):

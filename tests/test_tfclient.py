@@ -88,7 +88,7 @@ def test_types_that_json_has_not(clients, name):
 @pytest.mark.parametrize("way", ["gRPC", "REST"])
 def test_versions_labels_states_and_errors(clients, way):
     c = clients[way]
-    assert [c.predict("half", 2., **which)["y"].item() if False else c.predict("half", [2], **which)["y"].tolist() for which in ({}, {"version": 1}, {"label": "stable"})] == [[3.], [2.], [2.]]
+    assert [c.predict("half", [2], **which)["y"].tolist() for which in ({}, {"version": 1}, {"label": "stable"})] == [[3.], [2.], [2.]]
     assert [(v.version, v.state) for v in c.status("half")] == [(2, "AVAILABLE"), (1, "AVAILABLE")] and [v.version for v in c.status("half", 1)] == [1]
     assert c.metadata("half")["serving_default"].inputs["x"] == ("DT_FLOAT", (None,)) and c.metadata("types")["int8"].outputs["y"] == ("DT_INT8", None)
     for call, says in ((lambda: c.predict("nobody", [1]), "NOT_FOUND: .*nobody"), (lambda: c.predict("half", [2], label="canary"), "INVALID_ARGUMENT: .*canary"), (lambda: c.status("nobody"), "NOT_FOUND"),
@@ -275,15 +275,16 @@ def test_an_outage_costs_the_server_a_tenth_more():
 
 # --- gRPC servers that are made for the purpose
 class Grpc:
-    def __init__(self, *behaviours): # of calls in order; context → reply, or what it raises
+    def __init__(self, *behaviours, metadata=None): # of calls in order; context → reply, or what it raises
         self.asked, self.remaining = 0, []
         def method(request, context):
             act = behaviours[min(self.asked, len(behaviours) - 1)]
             self.asked += 1
             self.remaining.append(context.time_remaining())
             return act(context)
+        self.metadata = metadata or GOOD_METADATA
         class Any(grpc.GenericRpcHandler):
-            def service(self, details): return grpc.unary_unary_rpc_method_handler((lambda r, c: GOOD_METADATA) if details.method.endswith("GetModelMetadata") else method)
+            def service(_, details): return grpc.unary_unary_rpc_method_handler((lambda r, c: self.metadata) if details.method.endswith("GetModelMetadata") else method)
         self.server = grpc.server(ThreadPoolExecutor(4), handlers=[Any()])
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         self.server.start()
@@ -337,3 +338,8 @@ def test_a_grpc_reply_that_holds_no_tensor():
     broken = messages()["PredictResponse"]()
     broken.outputs["y"].dtype = 99
     with Grpc(lambda c: broken.SerializeToString()) as server, Client(f"127.0.0.1:{server.port}", 30) as client, pytest.raises(Status, match="INTERNAL: .*no tensor"): client.predict("m", [2])
+
+def test_grpc_metadata_that_cannot_be_read():
+    broken = messages()["GetModelMetadataResponse"]()
+    broken.metadata["signature_def"].value = b"\xff\xff"
+    with Grpc(good, metadata=broken.SerializeToString()) as server, Client(f"127.0.0.1:{server.port}", 30) as client, pytest.raises(Status, match="INTERNAL: .*cannot be read"): client.predict("m", [2])
