@@ -11,10 +11,10 @@ JOBS   ?= 2
 DEMO   := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help lab grade test fuzz verify export readme derive models clean bench-grading bench-quantize bench-serve
+.PHONY: help lab grade test fuzz verify export readme derive models clean conformance conformance-docker bench-grading bench-quantize bench-serve bench-tfserving
 
 help:  ## Say what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 # --- environments -----------------------------------------------------------------------------------------------------------
 # One environment, grown as needed. A stamp says that an extra is installed; it goes stale when what it was made from changes.
@@ -64,6 +64,13 @@ test: $(DEV) $(OLDER)  ## Check everything: export, notebooks, labs, tests
 
 fuzz: $(DEV)  ## Look for inputs that break something: the generated tests with new examples, and more of them
 	$(RUN) pytest -q -p no:cacheprovider -n $(JOBS) --hypothesis-profile=fuzz $$(grep -l hypothesis tests/test_*.py)
+
+conformance: $(DEV)  ## Play the cases of TF Serving's protocol against our server (CASES=folder with others')
+	@CUDA_VISIBLE_DEVICES=-1 TF_CPP_MIN_LOG_LEVEL=3 $(RUN) tests.conformance $(if $(CASES),'$(CASES)')
+
+# Without Docker it says so and gives 69 ("Error 69" in make's words)
+conformance-docker: $(DEV)  ## The same against Google's tensorflow/serving in Docker, where there is one
+	@CUDA_VISIBLE_DEVICES=-1 TF_CPP_MIN_LOG_LEVEL=3 $(RUN) tests.conformance.tensorflow_serving $(if $(CASES),'$(CASES)')
 
 # --- for authors ------------------------------------------------------------------------------------------------------------
 
@@ -123,6 +130,24 @@ bench-serve:  ## Compare the server with Flask, FastAPI, LitServe, BentoML and M
 	@$(MAKE) --silent --no-print-directory --keep-going $(SERVE_ENVS) || echo "Not every environment could be made; going on with those that could." >&2
 	@test -x benchmarks/.venv-serve/bin/python || { echo "The comparison itself runs in benchmarks/.venv-serve, which is not there; see the message above." >&2; exit 1; }
 	@benchmarks/.venv-serve/bin/python $(SERVE)/run.py $(if $(filter 1,$(QUICK)),--quick)
+
+# Model servers with TensorFlow in them, likewise
+TFSERVING      := benchmarks/tfserving
+TFSERVING_ENVS := $(patsubst %,benchmarks/.venv-%/ready,tfserving mlflow mlserver-tf)
+
+benchmarks/.venv-tfserving/ready: settings.ini setup.py constraints.txt
+benchmarks/.venv-%/ready: $(TFSERVING)/requirements/%.txt
+	@echo "Installing $* for the comparison into $(@D) (once, about 2.5 GB) ..." >&2
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $< $(if $(filter tfserving,$*),-c constraints.txt -e '.[tfserving]') || \
+	 { echo "Installing $* failed. Look at the message above; check the network, then run 'make bench-tfserving' again. To start afresh:  rm -rf $(@D)" >&2; exit 1; }
+	@touch $@
+
+bench-tfserving:  ## Compare the TF Serving server with MLflow and MLServer, and gRPC with REST (QUICK=1: a first look)
+	@command -v wrk >/dev/null && command -v hey >/dev/null || { echo "The load generators wrk and hey are needed. On Debian and Ubuntu:  apt-get install wrk hey" >&2; exit 1; }
+	@$(MAKE) --silent --no-print-directory --keep-going $(TFSERVING_ENVS) || echo "Not every environment could be made; going on with those that could." >&2
+	@test -x benchmarks/.venv-tfserving/bin/python || { echo "The comparison itself runs in benchmarks/.venv-tfserving, which is not there; see the message above." >&2; exit 1; }
+	@benchmarks/.venv-tfserving/bin/python $(TFSERVING)/run.py $(if $(filter 1,$(QUICK)),--quick)
 
 bench-quantize: $(DEV)  ## Measure what quantization gains and costs (PHOTOS=folder of leaves)
 	@$(BIN)/python benchmarks/quantize/run.py $(if $(PHOTOS),--photos '$(PHOTOS)')

@@ -11,7 +11,7 @@ __all__ = ['log', 'DEFAULT', 'CLASSIFY', 'REGRESS', 'STATES', 'half_plus', 'to_p
            'grpc_server', 'Metrics', 'rest_app', 'RestServer', 'BatchSettings', 'batch_settings', 'Batch', 'Batcher',
            'Flags', 'read_flags', 'Server', 'main']
 
-# %% ../nbs/07_tfserving.ipynb #64bb843a
+# %% ../nbs/07_tfserving.ipynb #f7d3b17d
 import asyncio, bisect, contextlib, difflib, functools, gc, itertools, logging, math, os, re, signal, sys, tempfile, threading, time, urllib.parse
 from collections import Counter, OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from .core import need
-from .tfjson import Status, rest
+from .tfjson import DTYPES, Status, rest
 
 # %% ../nbs/07_tfserving.ipynb #32c4c616
 log = logging.getLogger("tfserving")
@@ -56,7 +56,9 @@ def _status(e): # an exception of TensorFlow or of Python → Status
     if isinstance(getattr(e, "error_code", None), int): return Status(_CODES[e.error_code], e.message)
     return Status("NOT_FOUND" if isinstance(e, (OSError, RuntimeError)) else "INTERNAL", str(e) or type(e).__name__)
 
-# %% ../nbs/07_tfserving.ipynb #04a1c3fa
+# %% ../nbs/07_tfserving.ipynb #b3f594be
+_NUMBERS = dict(float32=1, float64=2, int32=3, uint8=4, int16=5, int8=6, object=7, complex64=8, int64=9, bool=10, bfloat16=14, uint16=17, complex128=18, float16=19, uint32=22, uint64=23)  # numpy's name → TensorFlow's number
+_NAMES = {number: name for name, number in _NUMBERS.items()}
 _FIELDS = dict(float32="float_val", float64="double_val", int8="int_val", int16="int_val", int32="int_val", uint8="int_val", uint16="int_val", int64="int64_val", bool="bool_val",
                uint32="uint32_val", uint64="uint64_val", float16="half_val", bfloat16="half_val", complex64="scomplex_val", complex128="dcomplex_val")
 _BITS = dict(float16=np.uint16, bfloat16=np.uint16, complex64=np.float32, complex128=np.float64)  # what stands in the lists of these types
@@ -65,35 +67,38 @@ _PACKED = dict(float32=b"\x2a", float64=b"\x32")  # field number and kind of a p
 
 def _varint(n): return bytes([n & 127 | 128]) + _varint(n >> 7) if n > 127 else bytes([n])
 
-def to_proto(array:np.ndarray):
+def to_proto(array:np.ndarray, proto=None, # an empty TensorProto to fill; None: TensorFlow's own
+             raw:bool=False): # the values as bytes, which is shorter and quicker to read; never for strings
     "`array` as a TensorProto with its values in the field of its type; arrays of bytes become DT_STRING."
-    tf = _tensorflow()
-    dtype = tf.string if array.dtype == object else tf.as_dtype(array.dtype)
-    proto = need("tensorflow.core.framework.tensor_pb2").TensorProto(dtype=dtype.as_datatype_enum)
+    proto, name = need("tensorflow.core.framework.tensor_pb2").TensorProto() if proto is None else proto, "object" if array.dtype.kind == "S" else array.dtype.name
+    if name not in _NUMBERS: raise TypeError(f"TensorFlow has no tensors of numpy's {array.dtype}; texts are sent as an array of bytes (dtype=object)")
+    proto.dtype = _NUMBERS[name]
     for size in array.shape: proto.tensor_shape.dim.add(size=size)
     flat = np.ascontiguousarray(array).ravel()
-    if dtype == tf.string: proto.string_val.extend(flat.tolist())
-    elif dtype.name in _PACKED: proto.MergeFromString(_PACKED[dtype.name] + _varint(flat.nbytes) + flat.tobytes())  # the wire format of such a list is the array itself
-    else: getattr(proto, _FIELDS[dtype.name]).extend(flat.view(_BITS[dtype.name]).tolist() if dtype.name in _BITS else flat.tolist())
+    if name == "object": proto.string_val.extend(flat.tolist())
+    elif raw: proto.tensor_content = flat.tobytes()
+    elif name in _PACKED: proto.MergeFromString(_PACKED[name] + _varint(flat.nbytes) + flat.tobytes())  # the wire format of such a list is the array itself
+    else: getattr(proto, _FIELDS[name]).extend(flat.view(_BITS[name]).tolist() if name in _BITS else flat.tolist())
     return proto
 
-# %% ../nbs/07_tfserving.ipynb #b0a4598e
+# %% ../nbs/07_tfserving.ipynb #0832118b
+def _kind(number): # TensorFlow's number → numpy's dtype
+    if number not in _NAMES: raise ValueError(f"no such dtype here: {DTYPES.get(number, number)}")
+    return np.dtype(need("ml_dtypes").bfloat16 if _NAMES[number] == "bfloat16" else _NAMES[number])
+
 def from_proto(proto, most:int=2**31) -> np.ndarray: # most bytes that an array may take
     "The array of a TensorProto, read as TensorFlow's runtime reads it; a ValueError where it would refuse."
-    tf, sizes = _tensorflow(), [d.size for d in proto.tensor_shape.dim]
-    try: dtype = tf.as_dtype(proto.dtype)
-    except (TypeError, KeyError) as e: raise ValueError(f"no such dtype: {proto.dtype}") from e
-    if proto.dtype == 0 or proto.tensor_shape.unknown_rank or any(s < 0 for s in sizes): raise ValueError("a tensor needs a dtype and a shape that is known")
-    n, kind, string = math.prod(sizes), dtype.as_numpy_dtype, dtype == tf.string
-    if not string and dtype.name not in _FIELDS: raise ValueError(f"tensors of {dtype.name} cannot be sent")
-    if n * (16 if string else dtype.size) > most: raise ValueError(f"a tensor of {n} elements is larger than this server takes")
+    sizes, kind = [d.size for d in proto.tensor_shape.dim], _kind(proto.dtype)
+    if proto.tensor_shape.unknown_rank or any(s < 0 for s in sizes): raise ValueError("a tensor needs a shape that is known")
+    n, name, string = math.prod(sizes), kind.name, kind == object
+    if n * (16 if string else kind.itemsize) > most: raise ValueError(f"a tensor of {n} elements is larger than this server takes")
     if proto.tensor_content: values = _strings(proto.tensor_content, n) if string else np.frombuffer(proto.tensor_content, kind)
     elif string: values = np.array([*proto.string_val, None], object)[:-1]
     else:
-        values = np.array(getattr(proto, _FIELDS[dtype.name]), _BITS.get(dtype.name, None))
-        values = values.view(kind) if dtype.name in _BITS else values.astype(kind)
+        values = np.array(getattr(proto, _FIELDS[name]), _BITS.get(name, None))
+        values = values.view(kind) if name in _BITS else values.astype(kind)
     if proto.tensor_content and len(values) != n: raise ValueError(f"{len(values)} values for {n} elements")
-    if len(values) < n: values = np.concatenate([values, np.full(n - len(values), values[-1] if len(values) else b"" if string else kind(0), values.dtype)])
+    if len(values) < n: values = np.concatenate([values, np.full(n - len(values), values[-1] if len(values) else b"" if string else kind.type(0), values.dtype)])
     return values[:n].reshape(sizes)
 
 def _strings(content, n): # n lengths as varints, then the bytes
