@@ -3,18 +3,30 @@
 Each file in tests/students holds the answers of one of them: a line `# %% NAME` starts the answer for the hole of that name.
 """
 import functools
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from mlops_course.grading.judge import judge_submission, reference
-from mlops_course.grading.labs import find_lab
+from mlops_course.grading.labs import check_body, find_lab
 from mlops_course.grading.verify import submission, verify_set
 
 ROOT = Path(__file__).parent.parent
 STUDENTS = sorted((ROOT / "tests/students").glob("*.txt"))
 SETS = (0, 7)
+
+
+def checks(path):
+    cells = json.loads(path.read_text())["cells"]
+    return {own["check"]: "".join(c["source"]).strip() for c in cells if "check" in (own := c["metadata"].get("mlops_course", {}))}
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "labs").glob("*.ipynb")))
+def test_an_untouched_check_is_taken_for_untouched(name):
+    handed_out, ours = checks(ROOT / "labs" / name), checks(ROOT / "solutions/labs" / name)
+    assert handed_out and all(check_body(source).strip() == ours[check] for check, source in handed_out.items())
 
 
 def answers(path):

@@ -527,7 +527,7 @@ def small_written_lab():
     nb.cells[-1].id = "answer-why"
     return nb
 
-# %% ../../nbs/grading/00_labs.ipynb #714b8f1b
+# %% ../../nbs/grading/00_labs.ipynb #c11f4201
 STRIPPED = ("judge", "secret", "alternative", "author")
 
 def _check_source(check, source):
@@ -536,7 +536,9 @@ def _check_source(check, source):
     return f"# Check {check.id}{title} ({points})\n{source}\ncheck(\"{check.id}\")"
 
 def check_body(source:str) -> str:
-    "The source of a check in a student's copy without the line that compares."
+    "The source of a check in a student's copy as the lab has it: without the head, and without the line that compares."
+    head, _, rest = source.partition("\n")
+    if re.fullmatch(r"# Check [\w.-]+(: .*)? \([\d.e+-]+ points?\)", head): source = rest
     return "\n".join(line for line in source.split("\n") if not re.fullmatch(r'check\("[\w.-]+"\)', line.strip()))
 
 def _check_meta(check, meta):
