@@ -2341,6 +2341,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlops_course.rollout._step': ('rollout.html#_step', 'mlops_course/rollout.py'),
                                       'mlops_course.rollout._target': ('rollout.html#_target', 'mlops_course/rollout.py'),
                                       'mlops_course.rollout._tick': ('rollout.html#_tick', 'mlops_course/rollout.py'),
+                                      'mlops_course.rollout._told': ('rollout.html#_told', 'mlops_course/rollout.py'),
                                       'mlops_course.rollout._trim': ('rollout.html#_trim', 'mlops_course/rollout.py'),
                                       'mlops_course.rollout._value': ('rollout.html#_value', 'mlops_course/rollout.py'),
                                       'mlops_course.rollout._weighed': ('rollout.html#_weighed', 'mlops_course/rollout.py'),

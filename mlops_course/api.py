@@ -8,13 +8,12 @@ __all__ = ['fastapi', 'pydantic', 'pydantic_core', 'orjson', 'NoDecode', 'Names'
            'read_body', 'Protocol', 'Api', 'occlusion', 'served_version', 'publish', 'settle_gc', 'from_environment',
            'serve']
 
-# %% ../nbs/06_api.ipynb #4259a2af
+# %% ../nbs/06_api.ipynb #80edb508
 import asyncio, difflib, gc, hashlib, hmac, json, logging, os, shutil, signal, sys, tempfile, time, traceback
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -50,7 +49,7 @@ class Settings(need("pydantic_settings").BaseSettings, env_prefix="MLOPS_"):
     origins: Names = ()                                    # of web pages that may ask (CORS)
     cache: int = pydantic.Field(0, ge=0)                   # answers that are remembered
 
-# %% ../nbs/06_api.ipynb #149afffb
+# %% ../nbs/06_api.ipynb #ae180128
 SIDE, SCANS, PIECES = 20_000, 32, 20_000 # pixels; a JPEG has 1 to about 12 scans; a file is read in some 100 pieces
 
 class _Pieces(BytesIO): # a file that is not read in any number of small pieces
@@ -65,7 +64,8 @@ def read_image(data:bytes, pixels:int=25_000_000): # most pixels
     Image = need("PIL.Image")
     try:
         image = Image.open(_Pieces(data), formats=["JPEG", "PNG"])
-        if image.width * image.height > pixels or max(image.size) > SIDE: raise Refused(413, "too_many_pixels", f"the picture has {image.width} × {image.height} pixels; at most {pixels:,} are decoded, and {SIDE:,} a side")
+        if image.width * image.height > pixels or max(image.size) > SIDE:
+            raise Refused(413, "too_many_pixels", f"the picture has {image.width} × {image.height} pixels; at most {pixels:,} are decoded, and {SIDE:,} a side")
         if image.format != "PNG" and data.count(b"\xff\xda") > SCANS: raise ValueError(f"it has more than {SCANS} scans")
         image.load()
         return image
@@ -378,7 +378,7 @@ class Protocol(need("uvicorn.protocols.http.httptools_impl").HttpToolsProtocol):
         if self.answering: self.answering.disconnected = True; self.answering.message_event.set()
         super().connection_lost(exc)
 
-# %% ../nbs/06_api.ipynb #eed18213
+# %% ../nbs/06_api.ipynb #8187f2aa
 class Api:
     "The predict contract over a `Served` model as an ASGI application: `uvicorn.run(Api(served))`."
     def __init__(self, served:Served, settings:Settings|None=None,
@@ -398,7 +398,9 @@ class Api:
     def swap(self, served:Served):
         "Serve another version from the next request on. Warms it up first, so call it from a thread; requests in flight end with the version that they began with."
         old = self.live.served if self.live else served
-        if (list(served.features), served.labels, bool(served.prepare)) != (list(old.features), old.labels, bool(old.prepare)): raise ValueError(f"{served.name} {served.version} takes or gives something else than {old.name} {old.version}; callers rely on the contract, so start another server for it")
+        kind = lambda model: (list(model.features), model.labels, bool(model.prepare))
+        if kind(served) != kind(old):
+            raise ValueError(f"{served.name} {served.version} takes or gives something else than {old.name} {old.version}; callers rely on the contract, so start another server for it")
         live = Live(served, self.settings, self.metrics.batches.observe)
         if self.live: self.metrics.version.labels(old.name, old.version).set(0)
         self.metrics.version.labels(served.name, served.version).set(1)
@@ -582,7 +584,7 @@ async def _file(request):
     if not hasattr(file, "read"): raise Refused(422, "no_file", "the form must hold a picture in the field 'file'")
     return (file.content_type or IMAGES[0]).partition(";")[0].strip().lower(), await file.read()  # Python's requests does not say; the picture itself does
 
-# %% ../nbs/06_api.ipynb #332f410b
+# %% ../nbs/06_api.ipynb #d27ebf6d
 def _schema(api, app):
     "The OpenAPI document, with the inputs of the model that is served now."
     from fastapi.openapi.utils import get_openapi
@@ -594,7 +596,9 @@ def _schema(api, app):
         one = json_of(api.live.one, {"features": example})
         schema["paths"]["/batch"]["post"]["requestBody"] = body(json_of(api.live.many, {"instances": [example, example]}))
     else: del schema["paths"]["/batch"]
-    if served.prepare: one |= {image: picture for image in IMAGES} | {_FORM: {"schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}, "encoding": {"file": {"contentType": ", ".join(IMAGES)}}}}
+    if served.prepare:
+        form = {"schema": {"type": "object", "properties": {"file": picture["schema"]}, "required": ["file"]}, "encoding": {"file": {"contentType": ", ".join(IMAGES)}}}
+        one |= {image: picture for image in IMAGES} | {_FORM: form}
     schema["paths"]["/predict"]["post"]["requestBody"] = body(one)
     label = json_of(_FEEDBACK, {"prediction_id": "0" * 32, "label": served.labels[0]})
     label[JSON]["schema"]["properties"]["label"]["enum"] = list(served.labels)

@@ -8,12 +8,12 @@ __all__ = ['PARTS', 'METRICS', 'PAGE', 'place', 'parts', 'reweigh', 'chosen', 's
            'split_pvalue', 'accuracies', 'compare', 'replay', 'Variant', 'Router', 'Client', 'candidates', 'predicted',
            'difference', 'router_of', 'from_environment', 'serve', 'Running']
 
-# %% ../nbs/08_rollout.ipynb #1ddcb361
+# %% ../nbs/08_rollout.ipynb #f8898960
 import ast, asyncio, hashlib, hmac, json, math, os, re, sqlite3, threading, time, traceback
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -100,7 +100,7 @@ def _value(node, result):
         case ast.Compare(a, [op], [b]) if type(op) in _OPS: return _OPS[type(op)](_value(a, result), _value(b, result))
     raise ValueError(f"{ast.unparse(node)[:60]!r} is not understood")
 
-# %% ../nbs/08_rollout.ipynb #684f875a
+# %% ../nbs/08_rollout.ipynb #f38d94fe
 @cache
 def condition(text:str) -> Callable:
     "A condition such as `result < 0.05` as a function of the result. Raises `ValueError` where it says anything but comparisons of `result`, its fields and numbers."
@@ -111,10 +111,16 @@ def condition(text:str) -> Callable:
     return lambda result: _yes(_value(tree, result), text)
 
 def _known(tree, text):
-    fine = (ast.Expression, ast.Name, ast.Constant, ast.Subscript, ast.Attribute, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare, ast.Load, ast.And, ast.Or, ast.Not, ast.USub, *_OPS)
+    fine = (ast.Expression, ast.Attribute, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Load, ast.And, ast.Or, ast.Not, ast.USub, *_OPS)
     for node in ast.walk(tree):
-        odd = isinstance(node, ast.Name) and node.id != "result" or isinstance(node, ast.Compare) and len(node.ops) > 1 or isinstance(node, ast.Constant) and not isinstance(node.value, (int, float, str)) or isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Constant)
-        if odd or not isinstance(node, fine): raise ValueError(f"in the condition {text!r}, {ast.unparse(node)[:60]!r} is not understood; there are result, its fields, numbers, < <= > >= == != + - * / and or not")
+        match node:
+            case ast.Name(id): good = id == "result"
+            case ast.Compare(ops=ops): good = len(ops) == 1
+            case ast.Constant(value): good = isinstance(value, (int, float, str))
+            case ast.Subscript(slice=key): good = isinstance(key, ast.Constant)
+            case _: good = isinstance(node, fine)
+        if not good: raise ValueError(f"in the condition {text!r}, {ast.unparse(node)[:60]!r} is not understood; "
+                                      "there are result, its fields, numbers, < <= > >= == != + - * / and or not")
 
 def _yes(value, text):
     if not isinstance(value, bool): raise ValueError(f"the condition {text!r} gives {value!r}, which is neither true nor false")
@@ -131,7 +137,7 @@ def judged(metric:dict, result) -> str:
     if no or not bad and not yes: return "Failed"
     return "Successful" if yes or not good else "Inconclusive"
 
-# %% ../nbs/08_rollout.ipynb #fdd26fdf
+# %% ../nbs/08_rollout.ipynb #26117ff5
 def seconds(text) -> float:
     "A duration of Argo's: 10, '10s', '10m', '1.5h'."
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", str(text)) if not isinstance(text, bool) else None
@@ -142,7 +148,8 @@ def _fresh(): return dict(phase="Running", count=0, failed=0, inconclusive=0, er
 
 def counted(metric:dict, m:dict, verdict:str, now:float) -> dict:
     "The tally `m` of a metric after one more measurement."
-    m = m | dict(last=now, count=m["count"] + (verdict != "Error"), failed=m["failed"] + (verdict == "Failed"), inconclusive=m["inconclusive"] + (verdict == "Inconclusive"), errors=m["errors"] + 1 if verdict == "Error" else 0)
+    m = m | dict(last=now, count=m["count"] + (verdict != "Error"), failed=m["failed"] + (verdict == "Failed"),
+                 inconclusive=m["inconclusive"] + (verdict == "Inconclusive"), errors=m["errors"] + 1 if verdict == "Error" else 0)
     count = metric.get("count", 0) or (0 if "interval" in metric else 1)
     if m["failed"] > metric.get("failureLimit", 0): m["phase"] = "Failed"
     elif m["inconclusive"] > metric.get("inconclusiveLimit", 0): m["phase"] = "Inconclusive"
@@ -537,7 +544,7 @@ def replay(decisions, metrics:dict=METRICS) -> dict:
         if state != recorded: raise ValueError(f"decision {i} ({event['kind']}) does not follow from its evidence")
     return state
 
-# %% ../nbs/08_rollout.ipynb #4053eb4e
+# %% ../nbs/08_rollout.ipynb #e4e1ad19
 @dataclass(frozen=True)
 class Variant:
     "A server of the predict contract, or TF Serving (then `health` is /v1/models/NAME)."
@@ -562,7 +569,8 @@ class Router:
                  body_bytes:int=10_000_000, tick:float=0.2, keep:int=200_000, # requests that the file holds one by one
                  metrics:dict=METRICS,
                  statistics:Callable=compare): # evidence of all variants since the weights changed → what the page shows beside
-        self.variants, self.key, self.failover, self.patience, self.seconds, self.body_bytes, self.every, self.metrics, self.statistics = {v.name: v for v in variants}, key, failover, patience, seconds, body_bytes, tick, metrics, statistics
+        self.variants, self.key, self.failover, self.patience, self.seconds = {v.name: v for v in variants}, key, failover, patience, seconds
+        self.body_bytes, self.every, self.metrics, self.statistics = body_bytes, tick, metrics, statistics
         if len(self.variants) < len(variants): raise ValueError("two variants have the same name")
         self.store, self.failures, self.infos, self.shadowing, self.skipped, self.tasks = Store(store, keep), Counter(), {}, 0, 0, set()
         self.state, self.deciding = self.store.latest(), asyncio.Lock()
@@ -583,7 +591,7 @@ class Router:
         "An event, its state written to the file, and then in force."
         async with self.deciding: await asyncio.to_thread(self._decide, event)
 
-# %% ../nbs/08_rollout.ipynb #ba520b7d
+# %% ../nbs/08_rollout.ipynb #72983f9e
 class _NotHttp(Exception): pass
 
 class _Answer: # what httptools calls back
@@ -607,12 +615,14 @@ class Client:
     async def request(self, url, method, target, headers, body) -> tuple: # status, headers with names in lower case, body
         async with self.free:
             where = urlsplit(url)
-            head = f"{method} {where.path.rstrip('/')}{target} HTTP/1.1\r\nhost: {where.netloc}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + (f"content-length: {len(body)}\r\n" if body or method == "POST" else "") + "\r\n"
-            sent = head.encode("latin-1") + body
+            fields = {"host": where.netloc, **headers} | ({"content-length": len(body)} if body or method == "POST" else {})
+            head = f"{method} {where.path.rstrip('/')}{target} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in fields.items())
+            sent = head.encode("latin-1") + b"\r\n" + body
             while kept := self._kept(url):
                 try: return await self._exchange(url, kept, method, sent)
                 except ConnectionError: pass  # closed meanwhile, and not this request's fault
-            return await self._exchange(url, await asyncio.open_connection(where.hostname, where.port or (443 if where.scheme == "https" else 80), ssl=where.scheme == "https" or None), method, sent)
+            safe = where.scheme == "https"
+            return await self._exchange(url, await asyncio.open_connection(where.hostname, where.port or (443 if safe else 80), ssl=safe or None), method, sent)
 
     def _kept(self, url):
         idle = self.idle.get(url) or []
@@ -827,13 +837,16 @@ def _keep(self, key, label, value):
 
 Router._feedback, Router._keep = _feedback, _keep
 
-# %% ../nbs/08_rollout.ipynb #a4733ba2
+# %% ../nbs/08_rollout.ipynb #d2c05819
 _ADMIN = dict(weights={"weights": dict}, shadow={"variant": (str, type(None)), "share": (int, float)}, start={"plan": dict}, promote={"full": bool}, abort={"why": str}, retry={}, rollback={"why": str})
 _MUST = {"weights": {"weights"}, "shadow": {"variant"}, "start": {"plan"}}
+_PAGE_HEADERS = {"content-type": "text/html; charset=utf-8",
+                 "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"}
 
 async def _administer(self, method, path, headers, body, query=b""):
-    if path == "/admin" and method in ("GET", "HEAD"): return 200, {"content-type": "text/html; charset=utf-8", "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"}, PAGE.encode()
-    if not self.key or not hmac.compare_digest(hashlib.sha256(headers.get(b"x-admin-key", b"")).digest(), hashlib.sha256(self.key.encode()).digest()): raise Refused(401, "no_key", "this needs the key of the router, in the header X-Admin-Key")
+    if path == "/admin" and method in ("GET", "HEAD"): return 200, _PAGE_HEADERS, PAGE.encode()
+    given, ours = (hashlib.sha256(key).digest() for key in (headers.get(b"x-admin-key", b""), self.key.encode()))
+    if not self.key or not hmac.compare_digest(given, ours): raise Refused(401, "no_key", "this needs the key of the router, in the header X-Admin-Key")
     what, after = path.removeprefix("/admin/"), int((re.fullmatch(rb"after=(\d{1,15})", query) or [0, 0])[1])
     if method == "GET" and what == "state": return _json(200, await asyncio.to_thread(self.report))
     if method == "GET" and what == "decisions": return _json(200, {"decisions": await asyncio.to_thread(self.store.decisions, after, 1000)})
@@ -845,7 +858,9 @@ async def _administer(self, method, path, headers, body, query=b""):
     return _json(200, {"status": "done", "shares": shares(self.state["ranges"]), "rollout": self.state["rollout"]})
 
 def _fields(what, given):
-    if not isinstance(given, dict) or (odd := given.keys() - _ADMIN[what].keys()): raise ValueError(f"{what} takes an object with {', '.join(_ADMIN[what]) or 'nothing'}; got {', '.join(map(str, odd)) if isinstance(given, dict) else type(given).__name__}")
+    takes = f"{what} takes an object with {', '.join(_ADMIN[what]) or 'nothing'}"
+    if not isinstance(given, dict): raise ValueError(f"{takes}; got {type(given).__name__}")
+    if odd := given.keys() - _ADMIN[what].keys(): raise ValueError(f"{takes}; got {', '.join(odd)}")
     if missing := _MUST.get(what, set()) - given.keys(): raise ValueError(f"{what} needs {', '.join(missing)}")
     for k, v in given.items():
         if not isinstance(v, _ADMIN[what][k]) or isinstance(v, bool) and k == "share": raise ValueError(f"{what}: {k} cannot be {json.dumps(v)[:60]}")
@@ -853,7 +868,7 @@ def _fields(what, given):
 
 Router._administer = _administer
 
-# %% ../nbs/08_rollout.ipynb #571576d1
+# %% ../nbs/08_rollout.ipynb #d80ed412
 def _report(self) -> dict:
     "What the page shows: shares, counts of all variants, the rollout, the latest decisions."
     names, share = list(self.variants), shares(self.state["ranges"])
@@ -862,8 +877,13 @@ def _report(self) -> dict:
     now = {n: e | dict(share=share.get(n, 0)) for n, e in self.store.evidence(names, self.state["row"]).items()}
     try: extra = self.statistics(now)
     except Exception as e: extra = {"error": f"{type(e).__name__}: {e}"}  # a test that cannot be made, for instance of nobody
-    return dict(variants=seen, shadow=self.state["shadow"], compared=self.store.compared(names), skipped_copies=self.skipped, lost_rows=self.store.lost, rollout=self.state["rollout"], statistics=extra,
-                decisions=[dict(id=i, at=e["now"], kind=e["kind"], metric=e.get("metric"), by=e.get("by", "router"), phase=(s["rollout"] or {}).get("phase"), why=(s["rollout"] or {}).get("why")) for i, e, s in self.store.decisions(self.store.last() - 15)][::-1])
+    latest = [_told(*decision) for decision in reversed(self.store.decisions(self.store.last() - 15))]
+    return dict(variants=seen, shadow=self.state["shadow"], compared=self.store.compared(names), skipped_copies=self.skipped, lost_rows=self.store.lost,
+                rollout=self.state["rollout"], statistics=extra, decisions=latest)
+
+def _told(i, event, state):
+    rollout = state["rollout"] or {}
+    return dict(id=i, at=event["now"], kind=event["kind"], metric=event.get("metric"), by=event.get("by", "router"), phase=rollout.get("phase"), why=rollout.get("why"))
 
 Router.report = _report
 
@@ -899,7 +919,7 @@ async def _look(self):
 
 Router.measure, Router._clock, Router._look = _measure, _clock, _look
 
-# %% ../nbs/08_rollout.ipynb #28be4e85
+# %% ../nbs/08_rollout.ipynb #9e0cc72a
 async def _start_up(self):
     self.client, self.shadow_client = Client(500), Client(_COPIES)
     self.clocks = [asyncio.create_task(self._clock(self.measure, self.every)), asyncio.create_task(self._clock(self._look, 1))]
@@ -920,12 +940,13 @@ async def _lifespan(self, receive, send):
 async def _call(self, scope, receive, send):
     if scope["type"] == "lifespan": return await self._lifespan(receive, send)
     if scope["type"] != "http": return await send({"type": "websocket.close"})
-    from mlops_course.api import read_body
-    headers, path, method = dict(reversed(scope["headers"])), scope["path"], scope["method"]
+    from mlops_course.api import _headers, _length, read_body
+    headers, path, method = _headers(scope), scope["path"], scope["method"]
     try:
-        length = headers.get(b"content-length", b"0")
-        body = await read_body(receive, self.body_bytes, 10, int(length[:20]) if length.isdigit() else 0)
-        status, extra, answer = await (self._administer(method, path, headers, body, scope.get("query_string", b"")) if path == "/admin" or path.startswith("/admin/") else self._public(method, path, scope, headers, body))
+        body = await read_body(receive, self.body_bytes, 10, _length(headers))
+        if path == "/admin" or path.startswith("/admin/"): answering = self._administer(method, path, headers, body, scope.get("query_string", b""))
+        else: answering = self._public(method, path, scope, headers, body)
+        status, extra, answer = await answering
     except Refused as e: status, extra, answer = _json(e.status, e.body, e.headers)
     except Exception:
         traceback.print_exc()
@@ -988,15 +1009,15 @@ def serve(config, host:str="127.0.0.1", port:int=8000, key:str=""):
     "Run the router until SIGTERM or Ctrl-C."
     need("uvicorn").run(router_of(config, key), host=host, port=port, http="mlops_course.api:Protocol", ws="none", access_log=False, server_header=False, timeout_graceful_shutdown=4)
 
-# %% ../nbs/08_rollout.ipynb #48a98536
+# %% ../nbs/08_rollout.ipynb #0994fc57
 class Running:
     "`with Running(router) as r:` serves it beside your code, at `r.url`."
-    def __init__(self, router, port=0):
+    def __init__(self, router):
         uvicorn = need("uvicorn")
         from mlops_course.core import free_port
-        self.router, self.port = router, port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.server = uvicorn.Server(uvicorn.Config(router, port=self.port, http="mlops_course.api:Protocol", ws="none", access_log=False, server_header=False, log_level="warning", timeout_graceful_shutdown=2))
+        self.router, port = router, free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.server = uvicorn.Server(uvicorn.Config(router, port=port, http="mlops_course.api:Protocol", ws="none", access_log=False, server_header=False, log_level="warning", timeout_graceful_shutdown=2))
     def __enter__(self):
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
