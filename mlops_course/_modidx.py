@@ -2785,6 +2785,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'mlops_course.tfclient._plain': ('tfclient.html#_plain', 'mlops_course/tfclient.py'),
                                        'mlops_course.tfclient._predict': ('tfclient.html#_predict', 'mlops_course/tfclient.py'),
                                        'mlops_course.tfclient._read': ('tfclient.html#_read', 'mlops_course/tfclient.py'),
+                                       'mlops_course.tfclient._readable': ('tfclient.html#_readable', 'mlops_course/tfclient.py'),
                                        'mlops_course.tfclient._refused': ('tfclient.html#_refused', 'mlops_course/tfclient.py'),
                                        'mlops_course.tfclient._rest_signatures': ( 'tfclient.html#_rest_signatures',
                                                                                    'mlops_course/tfclient.py'),

@@ -6,8 +6,8 @@
 __all__ = ['Tensor', 'Signature', 'VersionStatus', 'read_signatures', 'fit', 'request_json', 'reply_arrays', 'retry_after',
            'Rest', 'messages', 'Grpc', 'backoff', 'RetryBudget', 'Retries', 'Client']
 
-# %% ../nbs/07_tfclient.ipynb #756eeecc
-import base64, http.client, io, itertools, json, random, select, socket, ssl, threading, time
+# %% ../nbs/07_tfclient.ipynb #135caa02
+import base64, http.client, io, itertools, json, random, selectors, socket, ssl, threading, time
 from collections import deque, namedtuple
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -149,7 +149,12 @@ def _refused(url, status, reason, headers, body): # an answer that is not 200
     if not isinstance(said, str): said = f"{url} answered {status} {reason}, and not as TF Serving does: {_beginning(body)}" + (f" (it points to {to})" if (to := headers.get("Location")) else "")
     return _Failed(Status(_CODE_OF.get(status, "UNKNOWN"), said), status in (429, 502, 503), retry_after(headers.get("Retry-After")))
 
-# %% ../nbs/07_tfclient.ipynb #8ca0de9f
+# %% ../nbs/07_tfclient.ipynb #74c7c7d3
+def _readable(sock): # now, without waiting
+    with selectors.DefaultSelector() as s:
+        s.register(sock, selectors.EVENT_READ)
+        return bool(s.select(0))
+
 class Rest:
     "TF Serving's REST API at a URL: one attempt of a request at a time."
     def __init__(self, url):
@@ -161,7 +166,7 @@ class Rest:
         while self._idle:
             c = self._idle.pop()
             c.sock.until = until
-            if not select.select([c.sock.sock], [], [], 0)[0]: return c
+            if not _readable(c.sock.sock): return c
             c.close()  # something to read before we asked: the other side has closed it
         c = http.client.HTTPSConnection(self.host, self.port, timeout=_left(until), context=self._tls) if self._tls else http.client.HTTPConnection(self.host, self.port, timeout=_left(until))
         c.connect()

@@ -102,6 +102,16 @@ def test_fitting_makes_both_protocols_say_the_same(clients):
         for wrong in ([300], [1.5]):   # nothing is cut or rounded on the way
             with pytest.raises(Status, match="INVALID_ARGUMENT"): c.predict("types", wrong, signature="int8")
 
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_numbers_at_the_edges(clients, name):
+    i = np.finfo(name)
+    a = np.array([[np.nan, np.inf, -np.inf, -0., 0.], [i.max, i.min, i.tiny, i.smallest_subnormal, 0.1]], name)
+    for client, format in ((clients["gRPC"], "columnar"), (clients["REST"], "columnar"), (clients["REST"], "row")):
+        for x in (a, a[1:]): equal(client.predict("types", x, signature=name, format=format)["y"], x)
+
+def test_texts_in_lists(clients):
+    for c in clients.values(): assert c.predict("types", [["a\0", b"\xff\0"], ["", "ü"]], signature="string")["y_bytes"].tolist() == [[b"a\0", b"\xff\0"], [b"", "ü".encode()]]
+
 def test_threads_share_a_client(clients):
     for c in clients.values():
         with ThreadPoolExecutor(8) as pool: assert list(pool.map(lambda i: c.predict("half", [float(i)], version=1)["y"].item(), range(160))) == [i / 2 + 1 for i in range(160)]
@@ -157,7 +167,7 @@ GOOD = http(dict(outputs=[3.0]))
 
 class Peer:
     def __init__(self, *behaviours): # bytes to answer, or what takes the connection; false = close it
-        self.behaviours, self.asked, self.connections, self.listener = list(behaviours), 0, 0, socket.create_server(("127.0.0.1", 0))
+        self.behaviours, self.asked, self.learned, self.connections, self.listener = list(behaviours), 0, 0, 0, socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=self.accept, daemon=True).start()
     @property
     def url(self): return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
@@ -173,7 +183,10 @@ class Peer:
                 while request := lines.readline():
                     headers = dict(line.decode().strip().lower().split(": ", 1) for line in iter(lines.readline, b"\r\n"))
                     lines.read(int(headers.get("content-length", 0)))
-                    if b"/metadata" in request: peer.sendall(http(METADATA)); continue
+                    if b"/metadata" in request:
+                        self.learned += 1
+                        peer.sendall(http(METADATA))
+                        continue
                     act = self.behaviours[min(self.asked, len(self.behaviours) - 1)]
                     self.asked += 1
                     if not (peer.sendall(act) is None if isinstance(act, bytes) else act(peer)): return
@@ -218,9 +231,10 @@ def test_what_is_not_tried_again_and_says_why(answer, says):
 
 def test_a_reply_that_does_not_fit_is_asked_for_again_only_if_the_signature_changed():
     with Peer(http({"outputs": "?"})) as peer, Client(peer.url) as client:
-        for n in range(1, 30):
+        for n in range(1, 60):
             with pytest.raises(Status): client.predict("m", [2])
             assert peer.asked == n
+        assert 1 < peer.learned < 30  # whoever makes the same mistake all day does not ask twice for everything
 
 def test_retry_after_is_honoured():
     y, _, peer, took = ask(http({"error": "busy"}, "503 Service Unavailable", "Retry-After: 1"), GOOD)
@@ -321,12 +335,14 @@ def test_grpc_that_is_not_tried_again():
             assert server.asked == 1
 
 def test_the_deadline_is_passed_on():
-    def slow(context): time.sleep(5); return GOOD_REPLY
+    over = threading.Event()
+    def slow(context): over.wait(30); return GOOD_REPLY
     with Grpc(slow) as server, Client(f"127.0.0.1:{server.port}", 30) as client:
         client.metadata("m")
         began = time.monotonic()
         with pytest.raises(Status, match="DEADLINE_EXCEEDED"): client.predict("m", [2], deadline=0.7)
-        assert time.monotonic() - began < 4 and 0 < server.remaining[0] <= 0.7
+        assert time.monotonic() - began < 10 and 0 < server.remaining[0] <= 1  # gRPC rounds to milliseconds
+        over.set()
 
 def test_a_reload_is_never_sent_twice():
     with Grpc(unavailable()) as server, Client(f"127.0.0.1:{server.port}", 30) as client:

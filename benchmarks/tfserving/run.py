@@ -318,6 +318,7 @@ def picture(r, path):
         bars = ax.barh([titles[n] for n in shown], [value(n) for n in shown], color=["#1c568f" if titles[n].startswith(("ours", "gRPC")) else "#a0a0a0" for n in shown],
                        xerr=[[value(n) - value(n, "cpu_us_least") for n in shown], [value(n, "cpu_us_most") - value(n) for n in shown]], error_kw={"lw": 0.8, "ecolor": "#404040"})
         ax.bar_label(bars, fmt="{:,.0f}", padding=4, fontsize=8)
+        if shown and value(shown[-1]) > 20 * value(shown[0]): ax.set_xscale("log"); ax.set_xlim(value(shown[0]) / 3, value(shown[-1]) * 8)
         ax.invert_yaxis(); ax.set_title(title, fontsize=10); ax.tick_params(labelsize=8); ax.margins(x=0.3)
         for side in ("top", "right"): ax.spines[side].set_visible(False)
     fig.supxlabel("CPU µs of the server for a request", fontsize=9)
