@@ -868,7 +868,7 @@ def _fields(what, given):
 
 Router._administer = _administer
 
-# %% ../nbs/08_rollout.ipynb #d80ed412
+# %% ../nbs/08_rollout.ipynb #457647d9
 def _report(self) -> dict:
     "What the page shows: shares, counts of all variants, the rollout, the latest decisions."
     names, share = list(self.variants), shares(self.state["ranges"])
@@ -876,7 +876,8 @@ def _report(self) -> dict:
     for n in names: seen[n] |= dict(share=share.get(n, 0), up=self.failures[n] < 3, shadow_labelled=copies[n]["labelled"], shadow_right=copies[n]["right"])
     now = {n: e | dict(share=share.get(n, 0)) for n, e in self.store.evidence(names, self.state["row"]).items()}
     try: extra = self.statistics(now)
-    except Exception as e: extra = {"error": f"{type(e).__name__}: {e}"}  # a test that cannot be made, for instance of nobody
+    except ValueError as e: extra = {"not yet": str(e)}  # a test that cannot be made, for instance of nobody
+    except Exception as e: extra = {"error": f"{type(e).__name__}: {e}"}
     latest = [_told(*decision) for decision in reversed(self.store.decisions(self.store.last() - 15))]
     return dict(variants=seen, shadow=self.state["shadow"], compared=self.store.compared(names), skipped_copies=self.skipped, lost_rows=self.store.lost,
                 rollout=self.state["rollout"], statistics=extra, decisions=latest)
@@ -957,17 +958,18 @@ async def _call(self, scope, receive, send):
 
 Router._start_up, Router._shut_down, Router._lifespan, Router.__call__ = _start_up, _shut_down, _lifespan, _call
 
-# %% ../nbs/08_rollout.ipynb #6e274bdd
+# %% ../nbs/08_rollout.ipynb #1fae9054
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Rollout</title><meta name="viewport" content="width=device-width">
 <style>body{font:15px/1.4 system-ui,sans-serif;margin:2em auto;max-width:60em;padding:0 1em;color:#222}table{border-collapse:collapse;margin:1em 0;width:100%}
 td,th{padding:.25em .6em;text-align:right;border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}#bar{display:flex;height:2em;border-radius:4px;overflow:hidden}
-#bar div{color:#fff;padding:.3em;white-space:nowrap;overflow:hidden}pre{background:#f4f4f4;padding:.6em;white-space:pre-wrap}</style>
+#bar div{color:#fff;padding:.3em;white-space:nowrap;overflow:hidden}</style>
 <h1>Rollout</h1><p><label>Key <input id="key" type="password" autocomplete="off"></label> <span id="note" role="status"></span></p>
-<div id="bar"></div><p id="phase"></p><table id="variants"></table><h2>Shadow</h2><table id="shadow"></table><h2>Statistics</h2><pre id="statistics"></pre><h2>Decisions</h2><table id="decisions"></table>
+<div id="bar"></div><p id="phase"></p><table id="variants"></table><h2>Shadow</h2><table id="shadow"></table><h2>Statistics since the shares last changed</h2><table id="statistics"></table><h2>Decisions</h2><table id="decisions"></table>
 <script>
 const colors=["#3b6ea8","#c4511f","#3d8b56","#8a4fa3","#8a6d1d","#a83b5c","#2f8a8a","#666"], at=id=>document.getElementById(id);
 const number=x=>x===null||x===undefined?"–":typeof x==="number"?String(+x.toPrecision(4)):String(x), percent=x=>(100*x).toFixed(1)+" %", ratio=(a,b)=>b?percent(a/b):"–";
 function fill(table,rows){table.replaceChildren(...rows.map((row,i)=>{const tr=document.createElement("tr");row.forEach(x=>{const td=document.createElement(i?"td":"th");td.textContent=number(x);tr.append(td)});return tr}))}
+const flat=(x,name=[])=>x!==null&&typeof x==="object"?Object.entries(x).flatMap(([k,v])=>flat(v,[...name,k])):[[name.join(" · "),x]];
 async function look(){
   if(at("key").value)try{
     const reply=await fetch("/admin/state",{headers:{"X-Admin-Key":at("key").value}}), s=await reply.json();
@@ -977,7 +979,7 @@ async function look(){
     at("phase").textContent=s.rollout?"Rollout "+s.rollout.phase+", step "+s.rollout.step+" of "+s.rollout.plan.steps.length+(s.rollout.why?": "+s.rollout.why:""):"No rollout.";
     fill(at("variants"),[["variant","share","up","requests","users","errors","p95 ms","labels","accuracy","value"],...vs.map(([n,v])=>[n,percent(v.share),v.up?"yes":"no",v.requests,v.users,ratio(v.errors,v.requests),v.p95,v.labelled,ratio(v.right,v.labelled),v.value])]);
     fill(at("shadow"),[["variant","copies","answered","same","largest difference"],...Object.entries(s.compared).map(([n,c])=>[n,c.copies,c.answered,c.same,c.largest_difference])]);
-    at("statistics").textContent=s.statistics?JSON.stringify(s.statistics,null,1):"none";
+    fill(at("statistics"),[["what","value"],...flat(s.statistics)]);
     fill(at("decisions"),[["number","when","what","by","phase","why"],...s.decisions.map(d=>[d.id,new Date(1000*d.at).toLocaleTimeString(),d.kind+(d.metric?" "+d.metric:""),d.by,d.phase,d.why])]);
     at("note").textContent="";
   }catch(e){at("note").textContent=e.message}
