@@ -8,8 +8,8 @@ __all__ = ['PARTS', 'METRICS', 'PAGE', 'place', 'parts', 'reweigh', 'chosen', 's
            'split_pvalue', 'accuracies', 'compare', 'replay', 'Variant', 'Router', 'Client', 'candidates', 'predicted',
            'difference', 'router_of', 'from_environment', 'serve', 'Running']
 
-# %% ../nbs/08_rollout.ipynb #f8898960
-import ast, asyncio, hashlib, hmac, json, math, os, re, sqlite3, threading, time, traceback
+# %% ../nbs/08_rollout.ipynb #65af77e3
+import ast, asyncio, hashlib, hmac, json, math, os, re, signal, sqlite3, sys, threading, time, traceback
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -988,7 +988,7 @@ async function look(){
 look();
 </script></html>"""
 
-# %% ../nbs/08_rollout.ipynb #e7e6fb8f
+# %% ../nbs/08_rollout.ipynb #181dfabb
 def router_of(config, # path of the TOML file
               key:str="", **more) -> Router:
     "The router that a TOML file describes; paths in it start where it lies."
@@ -1009,7 +1009,9 @@ def from_environment() -> Router:
 
 def serve(config, host:str="127.0.0.1", port:int=8000, key:str=""):
     "Run the router until SIGTERM or Ctrl-C."
-    need("uvicorn").run(router_of(config, key), host=host, port=port, http="mlops_course.api:Protocol", ws="none", access_log=False, server_header=False, timeout_graceful_shutdown=4)
+    router = router_of(config, key)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what uvicorn raises again, when all is answered
+    need("uvicorn").run(router, host=host, port=port, http="mlops_course.api:Protocol", ws="none", access_log=False, server_header=False, timeout_graceful_shutdown=4)
 
 # %% ../nbs/08_rollout.ipynb #0994fc57
 class Running:

@@ -455,6 +455,19 @@ class Process:
     def admin(self, what, **given): return ask(self.url, "POST" if given or what not in ("state", "decisions") else "GET", f"/admin/{what}", given if what not in ("state", "decisions") else None, {"X-Admin-Key": "k"}).json
 
 
+def test_the_command_ends_well_at_sigterm(tmp_path):
+    config, port = tmp_path / "router.toml", free_port()
+    with ModelServer(toy("1")) as only:
+        config.write_text(f'store = "r.db"\n[variants]\nonly = "{only.url}"\n')
+        command = [sys.executable, "-c", "from mlops_course.cli import main; main()", "serve", "rollout", str(config), "--port", str(port)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+            try:
+                assert wait_until(lambda: ask_as(f"http://127.0.0.1:{port}", "ada").status == 200, 60)
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(30) == 0
+            finally: process.kill()
+
+
 def test_kill_9_in_mid_canary(tmp_path):
     look = {"metrics": [dict(name="errors", metric="error_rate", interval="300ms", count=12, failureCondition="result > 0.5", consecutiveErrorLimit=1000)]}
     users, config = [f"u{i}" for i in range(40)], tmp_path / "router.toml"
