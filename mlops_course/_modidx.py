@@ -374,6 +374,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_course.detect._carry': ('detect.html#_carry', 'mlops_course/detect.py'),
                                      'mlops_course.detect._carry_of': ('detect.html#_carry_of', 'mlops_course/detect.py'),
                                      'mlops_course.detect._category': ('detect.html#_category', 'mlops_course/detect.py'),
+                                     'mlops_course.detect._category_test': ('detect.html#_category_test', 'mlops_course/detect.py'),
                                      'mlops_course.detect._column': ('detect.html#_column', 'mlops_course/detect.py'),
                                      'mlops_course.detect._compared': ('detect.html#_compared', 'mlops_course/detect.py'),
                                      'mlops_course.detect._counted': ('detect.html#_counted', 'mlops_course/detect.py'),

@@ -6,12 +6,12 @@
 __all__ = ['LEVELS', 'EXACT', 'BINS', 'QUANTILES', 'FORMAT', 'MOST_CATEGORIES', 'MAGIC', 'Finding', 'detectable', 'Report',
            'Reference']
 
-# %% ../nbs/09_detect.ipynb #2fbb88f5
+# %% ../nbs/09_detect.ipynb #d91fde69
 import hashlib, json, os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cache, cached_property
 from html import escape
 from numbers import Real
 from pathlib import Path
@@ -157,6 +157,16 @@ def _pooled(a, b, least=10): # counts of each category in the reference and now 
         table = np.column_stack([table[:, :-2], table[:, -2:].sum(axis=1)])
     return table
 
+# %% ../nbs/09_detect.ipynb #fef07bb5
+def _category_test(a, b): # arrays of counts
+    "Test, statistic and p-value of whether both have the same shares."
+    table = _pooled(a, b)
+    if table.shape[1] < 2: return "chi2", 0.0, 1.0
+    if table.shape[1] == 2: return "share", float(table[1, 0] / table[1].sum()), _share_p(table[0, 0], table[0].sum(), table[1, 0], table[1].sum())
+    expected = table.sum(0) * table.sum(1)[:, None] / table.sum()
+    x2 = float(((table - expected)**2 / expected).sum())
+    return "chi2", x2, float(stats.chi2.sf(x2, table.shape[1] - 1))
+
 # %% ../nbs/09_detect.ipynb #f34916fc
 def _new_p(a, b): # counts of each category in the reference and now
     "How often chance puts so many rows into categories that the reference does not have."
@@ -167,13 +177,16 @@ def _new_p(a, b): # counts of each category in the reference and now
     rare = stats.hypergeom.sf(b[single].sum() - 1, n + m, single.sum(), m) if single.any() else 1
     return float(min(1, 2 * common, 2 * rare))
 
-# %% ../nbs/09_detect.ipynb #36cea466
+# %% ../nbs/09_detect.ipynb #8af998a7
 def _carry(x): # (columns, rows) in time order, NaN allowed
     "Correlation of each row with the next one, column by column, over the first 10,000 rows; 0 where it could be chance."
     x = x[:, :10_000]
     if x.shape[1] < 20: return np.zeros(len(x))
-    gone = ~np.isfinite(x)
-    if gone.any(): x = np.where(gone, np.nanmedian(np.where(gone, np.nan, x), axis=1, keepdims=True), x)
+    gaps = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    if len(gaps): x = x.copy()
+    for row in gaps: # what is missing or infinite becomes the median
+        known = np.isfinite(x[row])
+        x[row, ~known] = np.median(x[row, known]) if known.any() else 0
     middle = np.sort(x, axis=1)[:, [x.shape[1] // 100, -x.shape[1] // 100 - 1]]
     x = np.clip(x, middle[:, :1], middle[:, 1:])
     x = x - x.mean(axis=1, keepdims=True)
@@ -183,7 +196,8 @@ def _carry(x): # (columns, rows) in time order, NaN allowed
 
 def _worth(n, r): return np.maximum(n * (1 - r) / (1 + r), 1)  # rows as many as independent ones would be
 
-# %% ../nbs/09_detect.ipynb #be875b69
+# %% ../nbs/09_detect.ipynb #6bf99916
+@cache
 def _smallest(s): # in standard deviations of a normal column -> in D (and shares), in Cliff's delta
     return 2 * special.ndtr(s / 2) - 1, 2 * special.ndtr(s / np.sqrt(2)) - 1
 
@@ -233,7 +247,7 @@ def _textbook(t):
     if t.test in ("range", "constant", "new categories"): return "drift" if t.effect else "ok"
     return "drift" if t.p is not None and t.p < 0.05 else "ok"
 
-# %% ../nbs/09_detect.ipynb #5e64fe05
+# %% ../nbs/09_detect.ipynb #0970187f
 BINS, QUANTILES = 20, (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 
 class _Numbers:
@@ -248,6 +262,7 @@ class _Numbers:
         low, high = _quantiles(values, (0.005, 0.995))
         self.bars = np.linspace(low, high, BINS + 1) if np.isfinite(high - low) and high > low else np.empty(0)
         self.picture = {"quantiles": _rounded(_quantiles(values)), "counts": _histogram(values, self.bars).tolist()}
+        self.picture_edges = _rounded(self.bars)
 
     def at(self, bits): # as if it had been stored with this precision
         if bits >= self.bits: return self
@@ -291,10 +306,10 @@ def _share_test(column, test, a, n, b, m, what): # a of n in the reference, b of
     said = lambda: f"{100 * b / m:.3g} % of the values are {what}; in the reference {100 * a / n:.3g} %"
     return _Test(column, test, b / m, _share_p(a, n, b, m), b / m - a / n, "share", n, m, said)
 
-# %% ../nbs/09_detect.ipynb #f0a6f4d8
+# %% ../nbs/09_detect.ipynb #ff94b2a7
 def _range_test(name, c, x, n, m): # c: reference column, x: sorted finite current values
+    if c.values[0] <= x[0] and x[-1] <= c.values[-1]: return _Test(name, "range", 0.0, 1.0, 0.0, "share", n, m)
     above, below = m - np.searchsorted(x, c.values[-1], side="right"), np.searchsorted(x, c.values[0], side="left")
-    if not above and not below: return _Test(name, "range", 0.0, 1.0, 0.0, "share", n, m)
     p = min(1.0, 2 * min(_outside_p(above, n, m), _outside_p(below, n, m)))
     said = lambda: f"{above + below} of {m} values lie outside the range of the reference, {c.values[0]:.6g} to {c.values[-1]:.6g}; they reach from {x[0]:.6g} to {x[-1]:.6g}"
     return _Test(name, "range", float(above + below), float(p), float(above + below) / m, "share", n, m, said)
@@ -312,7 +327,7 @@ def _say_gap(c, x, at):
 def _say_shift(c, x, effect):
     return f"values are {'higher' if effect > 0 else 'lower'}: one of them is above one of the reference in {50 + 50 * effect:.3g} % of pairs; the median went from {_quantiles(c.values, [0.5])[0]:.6g} to {_quantiles(x, [0.5])[0]:.6g}"
 
-# %% ../nbs/09_detect.ipynb #d39cdce0
+# %% ../nbs/09_detect.ipynb #9752c392
 def _number_tests(columns, block, carry, pairs): # {name: _Numbers}, values (columns, rows), correlation of neighbours -> tests, pictures; `pairs` gets the counts for PSI
     tests, pictures, looked = [], {}, []
     for (name, c), row, r in zip(columns.items(), np.sort(block, axis=1), carry):
@@ -325,7 +340,7 @@ def _number_tests(columns, block, carry, pairs): # {name: _Numbers}, values (col
         for t in own:
             if t: t.worth = worth; tests.append(t)
         if m: looked.append((name, c, x, n, m, worth, *_look_up(c.values, x))); pairs[name] = c.shares, _histogram(x, c.edges)
-        pictures[name] = {"reference": c.picture, "current": {"quantiles": _rounded(_quantiles(x)) if m else [], "counts": _histogram(x, c.bars).tolist()}, "edges": _rounded(c.bars)}
+        pictures[name] = {"reference": c.picture, "current": {"quantiles": _rounded(_quantiles(x)) if m else [], "counts": _histogram(x, c.bars).tolist()}, "edges": c.picture_edges}
     return tests + _staircase_tests(looked), pictures
 
 # %% ../nbs/09_detect.ipynb #bb4ce7c5
@@ -387,7 +402,7 @@ def _psi(pairs): # counts of reference and current, one pair of arrays a column 
     p, q = shares
     return ((q - p) * np.log(q / p)).sum(axis=1), (bins - 1) * (1 / np.maximum(n, 1) + 1 / np.maximum(m, 1))
 
-# %% ../nbs/09_detect.ipynb #f4f3b57a
+# %% ../nbs/09_detect.ipynb #a65bb4cd
 @dataclass(frozen=True)
 class Report:
     "What `Reference.score` found. `bool(report)`: nothing drifted, and there were rows enough to tell."
@@ -405,15 +420,15 @@ class Report:
     def __bool__(self): return self.level in ("ok", "watch") and not any(f.level == "unsure" for f in self.findings)
     def frame(self) -> pd.DataFrame:
         "One row for each finding, worst first."
-        return pd.DataFrame([asdict(f) for f in self.findings], columns=list(Finding.__dataclass_fields__))
+        return pd.DataFrame([vars(f) for f in self.findings], columns=list(Finding.__dataclass_fields__))
 
-# %% ../nbs/09_detect.ipynb #6cf455ce
+# %% ../nbs/09_detect.ipynb #925beca2
 FORMAT = "mlops-course drift report 1"
 
 def _asdict(self) -> dict:
     about = {"name": self.reference.name, "hash": self.reference.hash, "rows": self.reference.rows, "made": self.reference.made}
     return {"format": FORMAT, "level": self.level, "made": self.made, "rows": self.rows, "reference": about, **self.rules, "detectable": self.detectable,
-            "findings": [asdict(f) for f in self.findings], "columns": self.columns, "shapes": self.shapes}
+            "findings": [vars(f) for f in self.findings], "columns": self.columns, "shapes": self.shapes}
 
 def _json(self) -> str:
     "The whole report as JSON text."
@@ -446,17 +461,19 @@ def _why(t, level, seen):
     if level == "watch" and t.p is not None and t.test != "new categories": return f"{said}; real, but too small to matter by the rules of this report"
     return said or "no more than chance explains"
 
-# %% ../nbs/09_detect.ipynb #d3d3325b
+# %% ../nbs/09_detect.ipynb #a397d5a4
 def _judged(tests, rules): # -> findings, worst first
     plain = rules["rules"] == "textbook"
     p = np.array([t.p for t in tests if t.p is not None], float)
     worth = p if plain else np.array([_p_worth(t) for t in tests if t.p is not None], float)
     budget = lambda q: np.minimum(adjust(q, rules["correction"]) * rules["looks"], 1).tolist() if len(q) and not plain else q.tolist()
-    first, second = iter(budget(worth)), iter(budget(p))
+    first = iter(after := budget(worth))
+    second = iter(after if (worth == p).all() else budget(p))
     limit, found = rules["alpha"] / rules["looks"] / max(len(p), 1), []
+    shift = cache(lambda n, m: float(detectable(n, m, limit)))
     for t in tests:
         adjusted, unworth = (next(first), next(second)) if t.p is not None else (None, None)
-        seen = float(detectable(*(t.worth or (t.n, t.m)), limit)) if t.decides and t.m else 0
+        seen = shift(*(t.worth or (t.n, t.m))) if t.decides and t.m else 0
         level = _textbook(t) if plain else _level(t, adjusted, unworth, rules["alpha"], rules["smallest"], seen)
         found.append(Finding(t.column, t.test, t.statistic, t.p, adjusted, t.effect, t.effect_name, level, _why(t, level, seen), t.n, t.m))
     return tuple(sorted(found, key=lambda f: (LEVELS.index(f.level), 1 if f.adjusted is None else f.adjusted, -abs(f.effect or 0))))
@@ -506,10 +523,11 @@ class Reference:
 
 def _names(x): return (x,) if isinstance(x, str) else tuple(map(str, x))
 
-# %% ../nbs/09_detect.ipynb #66fb4f28
+# %% ../nbs/09_detect.ipynb #61bb2aa3
 def _sorted_out(self, frame): # -> float64 rows of number columns {name: row}, {name: Series} of categories, tests of what is no matter of chance
-    numbers, labels, tests = {}, {}, [_Test(c, "new column", said="the reference does not have this column, so nothing is compared", fixed="watch") for c in frame if c not in self.columns and c not in self.ignore]
-    plain = [c for c in frame if c in self.columns and isinstance(t := frame[c].dtype, np.dtype) and t.kind in "iuf" and self.columns[c].kind == "number"]
+    names = frame.columns.tolist()
+    numbers, labels, tests = {}, {}, [_Test(c, "new column", said="the reference does not have this column, so nothing is compared", fixed="watch") for c in names if c not in self.columns and c not in self.ignore]
+    plain = [c for c in names if c in self.columns and isinstance(t := frame[c].dtype, np.dtype) and t.kind in "iuf" and self.columns[c].kind == "number"]
     numbers.update(zip(plain, frame[plain].to_numpy(np.float64).T))
     for name, c in self.columns.items():
         if name in numbers: continue
@@ -536,12 +554,11 @@ def _alike(self, name, values, x): # the reference's column and the values, both
     said = f"float{bits} now, float{self.columns[name].bits} in the reference; the finer one was rounded before they were compared"
     return c, values, [_Test(name, "type", said=said, fixed="watch")]
 
-# %% ../nbs/09_detect.ipynb #7479f11c
-def _order_test(name, r, then, m): # rows that know each other
+# %% ../nbs/09_detect.ipynb #fb08e980
+def _order_test(name, r, then, m): # rows that know each other; `watch` where they did not in the reference
     if not r and not then: return []
-    which = "this batch" if r else "the reference"
-    said = f"neighbouring rows of {which} resemble each other (correlation {max(r, then):.2f}), so the verdict counts {m} rows as {_worth(m, r):.0f}; keep fewer rows, or shuffle them if their order means nothing"
-    return [_Test(name, "order", float(max(r, then)), effect=float(_worth(m, r) / m), effect_name="worth of a row", m=m, said=said, fixed="watch")]
+    said = f"neighbouring rows resemble each other (correlation {r:.2f}, in the reference {then:.2f}), so the verdict counts {m} rows as {_worth(m, r):.0f}; keep fewer rows, or shuffle them if their order means nothing"
+    return [_Test(name, "order", float(r), effect=float(r - then), effect_name="correlation", m=m, said=said, fixed="ok" if then else "watch")]
 
 # %% ../nbs/09_detect.ipynb #a9242354
 def _compared(self, frame, pairs): # -> tests, pictures; `pairs` gets the counts for PSI
