@@ -132,11 +132,11 @@ def _rank_z(u, n, m, ties): # arrays; ties: Σ(t³-t) over all n+m values
 
 def _two_sided(z): return np.minimum(2 * special.ndtr(-np.abs(z)), 1)
 
-# %% ../nbs/09_detect.ipynb #05be17d2
+# %% ../nbs/09_detect.ipynb #6a5a0e3b
 def _share_p(a, n, b, m): # a of n rows in the reference, b of m now
     "How often chance gives a share as far from the reference's, to the same side, doubled (Fisher's exact test, two-sided by doubling)."
-    law = stats.hypergeom(n + m, a + b, m)
-    return float(min(1, 2 * min(law.cdf(b), law.sf(b - 1))))
+    law = n + m, a + b, m
+    return float(min(1, 2 * min(stats.hypergeom.cdf(b, *law), stats.hypergeom.sf(b - 1, *law))))
 
 # %% ../nbs/09_detect.ipynb #95ce3a65
 def _outside_p(k, n, m): # arrays: k of m current values lie beyond the n reference values, on one side

@@ -1,7 +1,7 @@
 """Do the verdicts hold their promises? False alarms and power of `Reference.score` and of the textbook rules, by simulation. README.md says what it does.
 
-    python benchmarks/drift/calibration.py              # 200 runs, about half an hour of one core; writes calibration.json and calibration.md
-    python benchmarks/drift/calibration.py --runs 20 --out /tmp/look   # a first look
+    python benchmarks/drift/calibration.py              # about half an hour of one core; writes calibration.json and calibration.md
+    python benchmarks/drift/calibration.py --runs 20 --out look --work look   # a first look
 """
 import argparse
 import json
@@ -52,25 +52,37 @@ def flags(report):
             "D > 0.1": columns(lambda f: f.test == "ks" and f.statistic > 0.1), "p < 0.05": columns(lambda f: f.test == "ks" and f.pvalue < 0.05), "PSI > 0.1": {c for c, v in psi.items() if v > 0.1}, "PSI > 0.2": {c for c, v in psi.items() if v > 0.2}}
 
 
-def one(run):
-    "All that is measured on one reference of each world: rule → did it raise an alarm (quiet), did it find the shifted column (power)."
-    out = {"run": run}
+def raised(report): return {rule: bool(found) for rule, found in flags(report).items()}
+
+
+def batches(run):
+    "Single batches, without drift and with one shifted column: scenario → rule → did it raise an alarm, or find the column."
+    out = {}
     for w, (world, draw) in enumerate(WORLDS.items()):
-        rng = np.random.default_rng([SEED, w, run])
+        rng = np.random.default_rng([SEED, 0, w, run])
         reference = Reference.fit(draw(rng, REFERENCE))
         for n in SIZES:
             batch = draw(rng, n)
-            out[f"{world}, quiet, {n}"] = {rule: bool(found) for rule, found in flags(reference.score(batch)).items()}
-            if world == "continuous" and n >= 500:
+            out[f"{world}, quiet, {n}"] = raised(reference.score(batch))
+            if world == "continuous" and n in (500, 5000):
                 moved = batch.assign(x0=batch.x0 + SHIFT)
                 out[f"{world}, moved, {n}"] = {rule: "x0" in found for rule, found in flags(reference.score(moved)).items()}
-                out[f"{world}, moved, {n}, looks=100"] = {"calibrated": "x0" in flags(reference.score(moved, looks=BATCHES))["calibrated"]}
-        days = [[rule for rule, found in flags(reference.score(draw(rng, 500), looks=BATCHES)).items() if found] for _ in range(BATCHES)]
-        out[f"{world}, stream, 500"] = {rule: any(rule in day for day in days) for rule in flags(reference.score(batch))}
+                out[f"{world}, moved, {n}, looks={BATCHES}"] = {"calibrated": "x0" in flags(reference.score(moved, looks=BATCHES))["calibrated"]}
     for n in (500, 5000): # a reference as small as the batch: up to 1,000 rows KS counts exactly
-        rng = np.random.default_rng([SEED, 9, run, n])
-        out[f"continuous, quiet, {n} against {n}"] = {rule: bool(found) for rule, found in flags(Reference.fit(continuous(rng, n)).score(continuous(rng, n))).items()}
+        rng = np.random.default_rng([SEED, 1, n, run])
+        out[f"continuous, quiet, {n} against {n}"] = raised(Reference.fit(continuous(rng, n)).score(continuous(rng, n)))
     return out
+
+
+def stream(world, run):
+    "A hundred batches without drift against one reference: did any of them raise an alarm?"
+    rng = np.random.default_rng([SEED, 2, list(WORLDS).index(world), run])
+    reference = Reference.fit(WORLDS[world](rng, REFERENCE))
+    days = [raised(reference.score(WORLDS[world](rng, 500), looks=BATCHES)) for _ in range(BATCHES)]
+    return {f"{world}, stream, 500": {rule: any(day[rule] for day in days) for rule in days[0]}}
+
+
+PARTS = {"batches": (batches, 200), "stream, continuous": (lambda run: stream("continuous", run), 200), "stream, mixed": (lambda run: stream("mixed", run), 100)}  # and how many runs
 
 
 # --- all runs -----------------------------------------------------------------------------------------------------------------
@@ -83,7 +95,7 @@ def interval(k, n, level=0.95): # Clopper & Pearson 1934
 def shares(runs):
     "scenario → rule → {share, low, high, alarms, runs}"
     out = {}
-    for scenario in (s for s in runs[0] if s != "run"):
+    for scenario in runs[0]:
         out[scenario] = {}
         for rule in runs[0][scenario]:
             k, n = sum(r[scenario][rule] for r in runs), len(runs)
@@ -105,8 +117,8 @@ def kept(s, how, limit):
 def table(found):
     percent = lambda s: f"{100 * s['share']:.1f} ({100 * s['low']:.1f} to {100 * s['high']:.1f})"
     rules = ("D > 0.1", "p < 0.05", "PSI > 0.1", "PSI > 0.2", "calibrated", "significant", "unsure")
-    lines = ["| what happens | " + " | ".join(rules) + " |", "|---|" + "---:|" * len(rules)]
-    for scenario, by in found.items(): lines.append(f"| {scenario} | " + " | ".join(percent(by[r]) if r in by else "" for r in rules) + " |")
+    lines = ["| what happens | runs | " + " | ".join(rules) + " |", "|---|---:|" + "---:|" * len(rules)]
+    for scenario, by in found.items(): lines.append(f"| {scenario} | {by['calibrated']['runs']} | " + " | ".join(percent(by[r]) if r in by else "" for r in rules) + " |")
     lines += ["", "| promise | measured, % (95 % interval) | |", "|---|---:|---|"]
     for scenario, rule, how, limit in PROMISES:
         s = found[scenario][rule]
@@ -116,7 +128,7 @@ def table(found):
 
 INTRO = """# Do the verdicts hold their promises?
 
-Made by `python benchmarks/drift/calibration.py` ({runs} runs, seed {seed}); every row is a share of {runs} runs, in percent, with its 95 % interval (Clopper-Pearson). Each run draws new references of {reference:,} rows and {columns} columns, and new batches.
+Made by `python benchmarks/drift/calibration.py` (seed {seed}). Every row is a share of its runs, in percent, with its 95 % interval (Clopper-Pearson). Each run draws new references of {reference:,} rows and {columns} columns, and new batches.
 
 - *quiet, n*: one batch of n rows without drift; alarm: any column. *n against n*: the reference is as small as the batch.
 - *moved, n*: column x0 is shifted by {shift} standard deviations; found: x0 is named. *looks=100*: with the budget of one look of 100.
@@ -128,21 +140,23 @@ Made by `python benchmarks/drift/calibration.py` ({runs} runs, seed {seed}); eve
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--runs", type=int, default=200)
+    p.add_argument("--runs", type=int, default=10**6, help="at most so many runs of each part, for a first look")
     p.add_argument("--out", type=Path, default=HERE, help="folder for calibration.json and calibration.md")
     p.add_argument("--work", type=Path, default=HERE / "work", help="folder that keeps each finished run, so that a broken-off measurement goes on where it was")
     args = p.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    log = args.work / "calibration.jsonl"
-    done = {r["run"]: r for r in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
-    start = time.process_time()
-    for run in (k for k in range(args.runs) if k not in done):
-        done[run] = one(run)
-        with open(log, "a") as f: f.write(json.dumps(done[run]) + "\n")
-        print(f"run {run + 1} of {args.runs}, {time.process_time() - start:.0f} CPU s", file=sys.stderr, flush=True)
-    found = shares([done[k] for k in range(args.runs)])
+    found, start = {}, time.process_time()
+    for part, (measure, runs) in PARTS.items():
+        log, done = args.work / f"calibration, {part}.jsonl", {}
+        if log.exists(): done = {r.pop("run"): r for r in map(json.loads, log.read_text().splitlines())}
+        for run in range(runs := min(runs, args.runs)):
+            if run in done: continue
+            done[run] = measure(run)
+            with open(log, "a") as f: f.write(json.dumps({"run": run, **done[run]}) + "\n")
+            print(f"{part}: run {run + 1} of {runs}, {time.process_time() - start:.0f} CPU s", file=sys.stderr, flush=True)
+        found |= shares([done[k] for k in range(runs)])
     args.out.mkdir(parents=True, exist_ok=True)
-    about = dict(runs=args.runs, seed=SEED, reference=REFERENCE, columns=COLUMNS, batches=BATCHES, shift=SHIFT)
+    about = dict(seed=SEED, reference=REFERENCE, columns=COLUMNS, batches=BATCHES, shift=SHIFT)
     (args.out / "calibration.json").write_text(json.dumps({**about, "python": platform.python_version(), "numpy": np.__version__, "pandas": pd.__version__, "shares": found}, indent=1) + "\n")
     (args.out / "calibration.md").write_text(INTRO.format(**about) + "\n" + "\n".join(table(found)) + "\n")
     broken = [f"{s}: {how} {100 * limit:.0f} %" for s, rule, how, limit in PROMISES if not kept(found[s][rule], how, limit)]
