@@ -11,7 +11,7 @@ JOBS   ?= 2
 DEMO   := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help lab grade test fuzz verify export readme derive models clean bench-grading bench-quantize bench-serve
+.PHONY: help lab grade test fuzz verify export readme derive models clean bench-grading bench-quantize bench-serve bench-drift
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -123,6 +123,23 @@ bench-serve:  ## Compare the server with Flask, FastAPI, LitServe, BentoML and M
 	@$(MAKE) --silent --no-print-directory --keep-going $(SERVE_ENVS) || echo "Not every environment could be made; going on with those that could." >&2
 	@test -x benchmarks/.venv-serve/bin/python || { echo "The comparison itself runs in benchmarks/.venv-serve, which is not there; see the message above." >&2; exit 1; }
 	@benchmarks/.venv-serve/bin/python $(SERVE)/run.py $(if $(filter 1,$(QUICK)),--quick)
+
+# The drift tools, likewise. Their lists of packages are whole, so nothing else is fetched (NannyML would bring 300 MB for graphics cards).
+DRIFT      := benchmarks/drift
+DRIFT_ENVS := $(patsubst %,benchmarks/.venv-%/ready,drift evidently alibi nannyml)
+
+benchmarks/.venv-drift/ready: settings.ini setup.py constraints.txt
+benchmarks/.venv-%/ready: $(DRIFT)/requirements/%.txt
+	@echo "Installing $* for the comparison into $(@D) (once, 0.6 to 1.7 GB) ..." >&2
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(if $(filter drift,$*),-r $< -c constraints.txt -e '.[drift]',--no-deps -r $<) || \
+	 { echo "Installing $* failed. Look at the message above; check the network, then run 'make bench-drift' again. To start afresh:  rm -rf $(@D)" >&2; exit 1; }
+	@touch $@
+
+bench-drift:  ## Compare the drift report with scipy, Evidently, alibi-detect and NannyML (QUICK=1: a first look)
+	@$(MAKE) --silent --no-print-directory --keep-going $(DRIFT_ENVS) || echo "Not every environment could be made; going on with those that could." >&2
+	@test -x benchmarks/.venv-drift/bin/python || { echo "The comparison itself runs in benchmarks/.venv-drift, which is not there; see the message above." >&2; exit 1; }
+	@benchmarks/.venv-drift/bin/python $(DRIFT)/run.py $(if $(filter 1,$(QUICK)),--quick)
 
 bench-quantize: $(DEV)  ## Measure what quantization gains and costs (PHOTOS=folder of leaves)
 	@$(BIN)/python benchmarks/quantize/run.py $(if $(PHOTOS),--photos '$(PHOTOS)')

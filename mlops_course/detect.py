@@ -91,28 +91,28 @@ def _framed(data, what): # anything that pandas makes a frame of; columns are ca
     if twice: raise ValueError(f"{what} has more than one column called {', '.join(map(repr, twice))}; rename or drop one")
     return frame
 
-# %% ../nbs/09_detect.ipynb #a0f00055
+# %% ../nbs/09_detect.ipynb #6315ef6b
 def _look_up(ref, cur): # both sorted, finite
     "Widest gap D between the staircases, the value where it is, U of the rank sum, and by how much the current values add to Σ(t³-t) over the ties."
     n, m = len(ref), len(cur)
-    right = np.searchsorted(ref, cur, side="right")
+    left = right = ref.searchsorted(cur, side="right")
     tied = ref[right - 1] == cur
-    left = right.copy()
-    if tied.any(): left[tied] = np.searchsorted(ref, cur[tied], side="left")
+    if tied.any():
+        left = right.copy()
+        left[tied] = ref.searchsorted(cur[tied], side="left")
     steps = np.arange(m + 1) / m
     above, below = steps[1:] - right / n, left / n - steps[:-1]
     i, j = above.argmax(), below.argmax()
     d, at = (above[i], cur[i]) if above[i] >= below[j] else (below[j], ref[left[j] - 1])
-    return float(d), float(at), (int(left.sum()) + int(right.sum())) / 2, _own_ties(cur) + _shared_ties(right - left, cur)
+    return float(d), float(at), (int(left.sum()) + int(right.sum())) / 2, _own_ties(cur) + (0 if left is right else _shared_ties(right - left, cur))
 
-# %% ../nbs/09_detect.ipynb #30fdd119
+# %% ../nbs/09_detect.ipynb #245357dd
 def _runs(x): # how long each run of equal values of a sorted sample is
     return np.diff(np.flatnonzero(np.concatenate([[True], x[1:] != x[:-1], [True]])))
 
-def _own_ties(x): return float((_runs(x).astype(float)**3).sum() - len(x))
+def _own_ties(x): return float((_runs(x).astype(float)**3).sum() - len(x)) if (x[1:] == x[:-1]).any() else 0.0
 
 def _shared_ties(a, cur): # a: for each current row, how many reference values are equal to it
-    if not a.any(): return 0.0
     runs = _runs(cur)
     a, b = a.astype(float), np.repeat(runs, runs)
     return float((3 * a * (a + b)).sum())
@@ -274,7 +274,7 @@ def _textbook(t):
     if t.test in ("range", "constant", "new categories"): return "drift" if t.effect else "ok"
     return "drift" if t.p is not None and t.p < 0.05 else "ok"
 
-# %% ../nbs/09_detect.ipynb #c26efc5d
+# %% ../nbs/09_detect.ipynb #946fba42
 BINS, QUANTILES = 20, (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 
 class _Numbers:
@@ -285,11 +285,12 @@ class _Numbers:
         self.rows, runs = len(values) + missing + infinite, _runs(values)
         self.most, self.ties = int(runs.max()), float((runs.astype(float)**3).sum() - len(values))
         self.edges = _psi_edges(values)
-        self.shares = _histogram(values, self.edges)
+        self.cuts = np.concatenate([[-np.inf], self.edges, [np.inf]])
+        self.shares = np.diff(values.searchsorted(self.cuts, side="right"))
         low, high = _quantiles(values, (0.005, 0.995))
         self.bars = np.linspace(low, high, BINS + 1) if high > low and abs(low) < 1e300 and abs(high) < 1e300 else np.empty(0)
-        self.picture = {"quantiles": _rounded(_quantiles(values)), "counts": _histogram(values, self.bars).tolist()}
-        self.picture_edges = _rounded(self.bars)
+        self.bars = np.concatenate([[-np.inf], self.bars, [np.inf]])
+        self.picture, self.picture_edges = _picture(self, values), _rounded(self.bars[1:-1])
 
     def at(self, bits): # as if it had been stored with this precision
         if bits >= self.bits: return self
@@ -297,12 +298,13 @@ class _Numbers:
         fits = x[np.isfinite(x)]
         return _Numbers(fits, self.missing, self.infinite + len(x) - len(fits), self.carry, bits) if len(fits) else self
 
-# %% ../nbs/09_detect.ipynb #eb3de0b8
+# %% ../nbs/09_detect.ipynb #bbebea61
 def _quantiles(x, at=QUANTILES): # of sorted values: always values of the sample
-    return x[[min(int(q * len(x)), len(x) - 1) for q in at]]
+    n = len(x)
+    return x[[min(int(q * n), n - 1) for q in at]]
 
-def _histogram(x, edges): # of sorted values: rows up to each edge (edge, next], and beyond the last
-    return np.diff(np.concatenate([[0], np.searchsorted(x, edges, side="right"), [len(x)]]))
+def _picture(c, x): # of sorted values: quantiles, and rows in each bar (edge, next edge], the outer ones open
+    return {"quantiles": _rounded(_quantiles(x)) if len(x) else [], "counts": np.diff(x.searchsorted(c.bars, side="right")).tolist()}
 
 def _psi_edges(x, bins=10): # as `drift.psi_edges`, of a sorted sample; none where all values are equal
     cuts = x[np.maximum(np.ceil(np.arange(1, bins) / bins * len(x) - 1), 0).astype(int)]
@@ -359,7 +361,7 @@ def _say_gap(c, x, at):
 def _say_shift(c, x, effect):
     return f"values are {'higher' if effect > 0 else 'lower'}: one of them is above one of the reference in {50 + 50 * effect:.3g} % of pairs; the median went from {_quantiles(c.values, [0.5])[0]:.6g} to {_quantiles(x, [0.5])[0]:.6g}"
 
-# %% ../nbs/09_detect.ipynb #cac16609
+# %% ../nbs/09_detect.ipynb #d0317752
 def _number_tests(columns, block, carry, pairs): # {name: _Numbers}, values (columns, rows), correlation of neighbours -> tests, pictures; `pairs` gets the counts for PSI
     tests, pictures, looked, look_up = [], {}, [], _merger() if block.size >= COMPILED else _look_up
     for (name, c), row, r in zip(columns.items(), np.sort(block, axis=1), carry):
@@ -371,8 +373,8 @@ def _number_tests(columns, block, carry, pairs): # {name: _Numbers}, values (col
         else: own.append(_Test(name, "ks", n=n, said=f"none of the {rows} values is a finite number, so there is nothing to compare", fixed="unsure"))
         for t in own:
             if t: t.worth = worth; tests.append(t)
-        if m: looked.append((name, c, x, n, m, worth, *look_up(c.values, x))); pairs[name] = c.shares, _histogram(x, c.edges)
-        pictures[name] = {"reference": c.picture, "current": {"quantiles": _rounded(_quantiles(x)) if m else [], "counts": _histogram(x, c.bars).tolist()}, "edges": c.picture_edges}
+        if m: looked.append((name, c, x, n, m, worth, *look_up(c.values, x))); pairs[name] = c.shares, np.diff(x.searchsorted(c.cuts, side="right"))
+        pictures[name] = {"reference": c.picture, "current": _picture(c, x), "edges": c.picture_edges}
     return tests + _staircase_tests(looked), pictures
 
 # %% ../nbs/09_detect.ipynb #b7e2716f
@@ -512,7 +514,7 @@ def _judged(tests, rules): # -> findings, worst first
         found.append(Finding(t.column, t.test, t.statistic, t.p, adjusted, t.effect, t.effect_name, level, _why(t, level, seen), t.n, t.m))
     return tuple(sorted(found, key=lambda f: (LEVELS.index(f.level), 1 if f.adjusted is None else f.adjusted, -abs(f.effect or 0))))
 
-# %% ../nbs/09_detect.ipynb #4115be44
+# %% ../nbs/09_detect.ipynb #840efdb8
 MOST_CATEGORIES = 5000
 
 def _learned(x, as_category): # a Series -> _Numbers or _Labels; ValueError says what is wrong with it
@@ -525,9 +527,11 @@ def _learned(x, as_category): # a Series -> _Numbers or _Labels; ValueError says
     row = _floats(x)[0]
     values, infinite, missing = _finite(np.sort(row))
     if not len(values): raise ValueError("has no finite values")
-    return _Numbers(values, missing, infinite, float(_carry(row[None])[0]), _bits(x))
+    return _Numbers(values, missing, infinite, float(_carry(row[None])[0]), _bits(x.dtype))
 
-def _bits(x): return x.dtype.itemsize * 8 if isinstance(x.dtype, np.dtype) and x.dtype.kind == "f" and x.dtype.itemsize < 8 else 64
+def _bits(dtype):
+    dtype = getattr(dtype, "numpy_dtype", dtype)  # of pandas's types that know missing values
+    return min(dtype.itemsize * 8, 64) if dtype.kind == "f" else 64
 
 # %% ../nbs/09_detect.ipynb #fdf1b399
 class Reference:
@@ -557,31 +561,31 @@ class Reference:
 
 def _names(x): return (x,) if isinstance(x, str) else tuple(map(str, x))
 
-# %% ../nbs/09_detect.ipynb #61bb2aa3
-def _sorted_out(self, frame): # -> float64 rows of number columns {name: row}, {name: Series} of categories, tests of what is no matter of chance
-    names = frame.columns.tolist()
-    numbers, labels, tests = {}, {}, [_Test(c, "new column", said="the reference does not have this column, so nothing is compared", fixed="watch") for c in names if c not in self.columns and c not in self.ignore]
-    plain = [c for c in names if c in self.columns and isinstance(t := frame[c].dtype, np.dtype) and t.kind in "iuf" and self.columns[c].kind == "number"]
+# %% ../nbs/09_detect.ipynb #89db3d60
+def _sorted_out(self, frame, types): # types: {name: dtype} -> float64 rows of number columns {name: row}, {name: Series} of categories, tests of what is no matter of chance
+    numbers, labels, tests = {}, {}, [_Test(c, "new column", said="the reference does not have this column, so nothing is compared", fixed="watch") for c in types if c not in self.columns and c not in self.ignore]
+    plain = [c for c, t in types.items() if c in self.columns and isinstance(t, np.dtype) and t.kind in "iuf" and self.columns[c].kind == "number"]
     numbers.update(zip(plain, frame[plain].to_numpy(np.float64).T))
     for name, c in self.columns.items():
         if name in numbers: continue
-        if name not in frame: tests.append(_Test(name, "missing column", said="the column is gone", fixed="drift"))
+        if name not in types: tests.append(_Test(name, "missing column", said="the column is gone", fixed="drift"))
         elif c.kind == "category": labels[name] = frame[name]
         else:
             values, strange = _floats(frame[name])
-            was = f"{len(strange)} of {len(values)} values are no numbers, such as {str(strange[0])[:40]!r}" if strange else f"{frame[name].dtype} where there were numbers"
-            if strange or pd.api.types.is_bool_dtype(frame[name].dtype): tests.append(_Test(name, "type", float(len(strange)), effect=len(strange) / len(values), effect_name="share", m=len(values), said=was, fixed="drift"))
+            was = f"{len(strange)} of {len(values)} values are no numbers, such as {str(strange[0])[:40]!r}" if strange else f"{types[name]} where there were numbers"
+            if strange or pd.api.types.is_bool_dtype(types[name]): tests.append(_Test(name, "type", float(len(strange)), effect=len(strange) / len(values), effect_name="share", m=len(values), said=was, fixed="drift"))
             numbers[name] = values
     return numbers, labels, tests
 
-# %% ../nbs/09_detect.ipynb #9a64a28c
+# %% ../nbs/09_detect.ipynb #3c47b279
 def _at(self, name, bits): # the reference's column, rounded once and kept
     if bits >= self.columns[name].bits: return self.columns[name]
     if (name, bits) not in self.rounded: self.rounded[name, bits] = self.columns[name].at(bits)
     return self.rounded[name, bits]
 
-def _alike(self, name, values, x): # the reference's column and the values, both of the coarser precision, and a note where they differed
-    c, bits = _at(self, name, _bits(x)), _bits(x)
+def _alike(self, name, values, dtype): # the reference's column and the values, both of the coarser precision, and a note where they differed
+    bits = _bits(dtype)
+    c = _at(self, name, bits)
     if bits == self.columns[name].bits: return c, values, []
     if bits > c.bits:
         with np.errstate(over="ignore"): values = values.astype(f"f{c.bits // 8}").astype(np.float64)
@@ -594,11 +598,12 @@ def _order_test(name, r, then, m): # rows that know each other; `watch` where th
     said = f"neighbouring rows resemble each other (correlation {r:.2f}, in the reference {then:.2f}), so the verdict counts {m} rows as {_worth(m, r):.0f}; keep fewer rows, or shuffle them if their order means nothing"
     return [_Test(name, "order", float(r), effect=float(r - then), effect_name="correlation", m=m, said=said, fixed="ok" if then else "watch")]
 
-# %% ../nbs/09_detect.ipynb #a9242354
+# %% ../nbs/09_detect.ipynb #c5a3ba8b
 def _compared(self, frame, pairs): # -> tests, pictures; `pairs` gets the counts for PSI
-    (numbers, labels, tests), columns = _sorted_out(self, frame), {}
+    types, columns = dict(zip(frame.columns, frame.dtypes)), {}
+    numbers, labels, tests = _sorted_out(self, frame, types)
     for name in numbers:
-        columns[name], numbers[name], note = _alike(self, name, numbers[name], frame[name])
+        columns[name], numbers[name], note = _alike(self, name, numbers[name], types[name])
         tests += note
     block = np.stack(list(numbers.values())) if numbers else np.empty((0, len(frame)))
     carry = _carry(block) if len(block) else []
