@@ -79,43 +79,41 @@ def _counted(x): # a Series -> {category: rows}, codes in row order (-1: missing
     codes = np.where(codes < 0, -1, merged[codes]) if len(keys) else codes
     return dict(zip(map(str, keys), np.bincount(codes[codes >= 0], minlength=len(keys)).tolist())), codes, " and ".join(sorted(kinds))
 
-# %% ../nbs/09_detect.ipynb #5f15eed9
+# %% ../nbs/09_detect.ipynb #9b7ff110
 def _framed(data, what): # anything that pandas makes a frame of; columns are called by text
     if hasattr(data, "to_pandas"): data = data.to_pandas()  # Arrow, Polars
     try: frame = data if isinstance(data, pd.DataFrame) else pd.DataFrame(data)
     except (ValueError, TypeError) as e: raise ValueError(f"{what} must be a table, such as a pandas DataFrame or a dict of columns; got {type(data).__name__}: {e}") from None
     if not frame.shape[1]: raise ValueError(f"{what} has no columns")
     if not len(frame): raise ValueError(f"{what} has no rows, so there is nothing to compare; check the query or the time window that it came from")
-    if not all(isinstance(c, str) for c in frame.columns): frame = frame.set_axis([str(c) for c in frame.columns], axis=1)
-    twice = frame.columns[frame.columns.duplicated()].unique().tolist()
-    if twice: raise ValueError(f"{what} has more than one column called {', '.join(map(repr, twice))}; rename or drop one")
+    if frame.columns.inferred_type != "string": frame = frame.set_axis([str(c) for c in frame.columns], axis=1)
+    if not frame.columns.is_unique: raise ValueError(f"{what} has more than one column called {', '.join(map(repr, frame.columns[frame.columns.duplicated()].unique()))}; rename or drop one")
     return frame
 
-# %% ../nbs/09_detect.ipynb #6315ef6b
+# %% ../nbs/09_detect.ipynb #71af8be7
 def _look_up(ref, cur): # both sorted, finite
     "Widest gap D between the staircases, the value where it is, U of the rank sum, and by how much the current values add to Σ(t³-t) over the ties."
     n, m = len(ref), len(cur)
-    left = right = ref.searchsorted(cur, side="right")
-    tied = ref[right - 1] == cur
-    if tied.any():
-        left = right.copy()
-        left[tied] = ref.searchsorted(cur[tied], side="left")
-    steps = np.arange(m + 1) / m
-    above, below = steps[1:] - right / n, left / n - steps[:-1]
+    ends = np.flatnonzero(np.append(cur[1:] != cur[:-1], True)) + 1  # equal values are looked up once
+    starts, x = np.append(0, ends[:-1]), cur[ends - 1]
+    left = right = ref.searchsorted(x, side="right")
+    tied = ref[right - 1] == x
+    if tied.any(): left = np.where(tied, ref.searchsorted(x, side="left"), right)
+    above, below = ends / m - right / n, left / n - starts / m
     i, j = above.argmax(), below.argmax()
-    d, at = (above[i], cur[i]) if above[i] >= below[j] else (below[j], ref[left[j] - 1])
-    return float(d), float(at), (int(left.sum()) + int(right.sum())) / 2, _own_ties(cur) + (0 if left is right else _shared_ties(right - left, cur))
+    d, at = (above[i], x[i]) if above[i] >= below[j] else (below[j], ref[left[j] - 1])
+    return float(d), float(at), int(((ends - starts) * (left + right)).sum()) / 2, _added_ties(right - left, ends - starts)
 
-# %% ../nbs/09_detect.ipynb #245357dd
-def _runs(x): # how long each run of equal values of a sorted sample is
+# %% ../nbs/09_detect.ipynb #91fc1fd6
+def _added_ties(a, b): # for each different current value: how often it is in the reference, and in the batch
+    if not a.any() and len(b) == b.sum(): return 0.0
+    a, b = a.astype(float), b.astype(float)
+    return float((b**3 - b + 3 * a * b * (a + b)).sum())
+
+def _runs(x): # of a sorted sample: how often each value occurs
     return np.diff(np.flatnonzero(np.concatenate([[True], x[1:] != x[:-1], [True]])))
 
-def _own_ties(x): return float((_runs(x).astype(float)**3).sum() - len(x)) if (x[1:] == x[:-1]).any() else 0.0
-
-def _shared_ties(a, cur): # a: for each current row, how many reference values are equal to it
-    runs = _runs(cur)
-    a, b = a.astype(float), np.repeat(runs, runs)
-    return float((3 * a * (a + b)).sum())
+def _own_ties(x): return float((_runs(x).astype(float)**3).sum() - len(x))
 
 # %% ../nbs/09_detect.ipynb #699a36fe
 COMPILED = 5_000_000  # values in a batch from which numba pays
@@ -274,7 +272,7 @@ def _textbook(t):
     if t.test in ("range", "constant", "new categories"): return "drift" if t.effect else "ok"
     return "drift" if t.p is not None and t.p < 0.05 else "ok"
 
-# %% ../nbs/09_detect.ipynb #946fba42
+# %% ../nbs/09_detect.ipynb #f1a6032b
 BINS, QUANTILES = 20, (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 
 class _Numbers:
@@ -283,7 +281,7 @@ class _Numbers:
     def __init__(self, values, missing=0, infinite=0, carry=0.0, bits=64): # values: sorted, finite, at least one
         self.values, self.missing, self.infinite, self.carry, self.bits = values, missing, infinite, carry, bits
         self.rows, runs = len(values) + missing + infinite, _runs(values)
-        self.most, self.ties = int(runs.max()), float((runs.astype(float)**3).sum() - len(values))
+        self.most, self.ties = int(runs.max()), float((runs.astype(float)**3 - runs).sum())
         self.edges = _psi_edges(values)
         self.cuts = np.concatenate([[-np.inf], self.edges, [np.inf]])
         self.shares = np.diff(values.searchsorted(self.cuts, side="right"))
@@ -561,11 +559,11 @@ class Reference:
 
 def _names(x): return (x,) if isinstance(x, str) else tuple(map(str, x))
 
-# %% ../nbs/09_detect.ipynb #89db3d60
+# %% ../nbs/09_detect.ipynb #8f9f6507
 def _sorted_out(self, frame, types): # types: {name: dtype} -> float64 rows of number columns {name: row}, {name: Series} of categories, tests of what is no matter of chance
     numbers, labels, tests = {}, {}, [_Test(c, "new column", said="the reference does not have this column, so nothing is compared", fixed="watch") for c in types if c not in self.columns and c not in self.ignore]
     plain = [c for c, t in types.items() if c in self.columns and isinstance(t, np.dtype) and t.kind in "iuf" and self.columns[c].kind == "number"]
-    numbers.update(zip(plain, frame[plain].to_numpy(np.float64).T))
+    numbers.update(zip(plain, (frame if len(plain) == len(types) else frame[plain]).to_numpy(np.float64).T))
     for name, c in self.columns.items():
         if name in numbers: continue
         if name not in types: tests.append(_Test(name, "missing column", said="the column is gone", fixed="drift"))

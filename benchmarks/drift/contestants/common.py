@@ -13,10 +13,13 @@ def cpu(): # of this process and of those that it started and ended
 
 
 def clocked(f, repeat=1):
-    "CPU seconds of one call, and what it gave."
-    start, wall = cpu(), time.perf_counter()
-    for _ in range(repeat): out = f()
-    return {"cpu": (cpu() - start) / repeat, "wall": (time.perf_counter() - wall) / repeat}, out
+    "Median CPU and wall seconds of the calls, and what the last one gave."
+    took = []
+    for _ in range(repeat):
+        start, wall = cpu(), time.perf_counter()
+        out = f()
+        took.append((cpu() - start, time.perf_counter() - wall))
+    return {"cpu": float(np.median([c for c, _ in took])), "wall": float(np.median([w for _, w in took]))}, out
 
 
 def tables(): # folder and repeats from the command line -> reference and batch as frames
