@@ -435,6 +435,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_course.detect._textbook': ('detect.html#_textbook', 'mlops_course/detect.py'),
                                      'mlops_course.detect._too_long': ('detect.html#_too_long', 'mlops_course/detect.py'),
                                      'mlops_course.detect._two_sided': ('detect.html#_two_sided', 'mlops_course/detect.py'),
+                                     'mlops_course.detect._walk': ('detect.html#_walk', 'mlops_course/detect.py'),
                                      'mlops_course.detect._whole': ('detect.html#_whole', 'mlops_course/detect.py'),
                                      'mlops_course.detect._why': ('detect.html#_why', 'mlops_course/detect.py'),
                                      'mlops_course.detect._worth': ('detect.html#_worth', 'mlops_course/detect.py'),

@@ -115,30 +115,37 @@ def _runs(x): # of a sorted sample: how often each value occurs
 
 def _own_ties(x): return float((_runs(x).astype(float)**3).sum() - len(x))
 
-# %% ../nbs/09_detect.ipynb #699a36fe
+# %% ../nbs/09_detect.ipynb #4d503c15
 COMPILED = 5_000_000  # values in a batch from which numba pays
 
+def _walk(ref, cur): # as `_look_up`, for samples with no value twice in `cur` and none in both; compiled by numba
+    n, m, i, j, u, high, low, d, at = len(ref), len(cur), 0, 0, 0, 0, 0, 0.0, ref[0]
+    while i < n and j < m:
+        r, c = ref[i], cur[j]
+        if r == c: return -1.0, 0.0, 0.0, 0.0
+        below = 1 if r < c else 0
+        u += (1 - below) * i
+        i, j = i + below, j + 1 - below
+        gap = j * n - i * m  # a whole number; the share is worked out only where it may be the widest
+        if gap >= high:
+            high = gap
+            if j / m - i / n > d: d, at = j / m - i / n, c
+        elif gap <= low:
+            low = gap
+            if i / n - j / m > d: d, at = i / n - j / m, r
+    return d, at, float(u + (m - j) * n), 0.0
+
+# %% ../nbs/09_detect.ipynb #98560fe9
 @cache
-def _merger(): # `_look_up` as one compiled walk; where numba is missing, `_look_up` itself
+def _merger(): # `_look_up`, compiled where that is possible
     try: from numba import njit
     except ImportError: return _look_up
-    def walk(ref, cur):
-        n, m, left, start, d, at, u, ties = len(ref), len(cur), 0, 0, -1.0, 0.0, 0, 0.0
-        while start < m:
-            x, end = cur[start], start
-            while end < m and cur[end] == x: end += 1
-            while left < n and ref[left] < x: left += 1
-            right = left
-            while right < n and ref[right] == x: right += 1
-            above, below = end / m - right / n, left / n - start / m
-            if above > d: d, at = above, x
-            if below > d: d, at = below, ref[left - 1]
-            a, b = float(right - left), float(end - start)
-            u, ties = u + (end - start) * (left + right), ties + b * b * b - b + 3 * a * b * (a + b)
-            start, left = end, right
-        return d, at, u / 2, ties
-    try: return njit(cache=True)(walk)
-    except RuntimeError: return njit(walk)  # nowhere to keep the compiled code
+    try: walk = njit(cache=True)(_walk)
+    except RuntimeError: walk = njit(_walk)  # nowhere to keep the compiled code
+    def merged(ref, cur):
+        found = (-1.0,) if (cur[1:] == cur[:-1]).any() else walk(ref, cur)
+        return found if found[0] >= 0 else _look_up(ref, cur)
+    return merged
 
 # %% ../nbs/09_detect.ipynb #46c972c1
 EXACT = 1000  # up to so many values on both sides, KS counts paths
@@ -359,10 +366,11 @@ def _say_gap(c, x, at):
 def _say_shift(c, x, effect):
     return f"values are {'higher' if effect > 0 else 'lower'}: one of them is above one of the reference in {50 + 50 * effect:.3g} % of pairs; the median went from {_quantiles(c.values, [0.5])[0]:.6g} to {_quantiles(x, [0.5])[0]:.6g}"
 
-# %% ../nbs/09_detect.ipynb #d0317752
-def _number_tests(columns, block, carry, pairs): # {name: _Numbers}, values (columns, rows), correlation of neighbours -> tests, pictures; `pairs` gets the counts for PSI
+# %% ../nbs/09_detect.ipynb #f7452d9a
+def _number_tests(columns, block, carry, pairs): # {name: _Numbers}, values (columns, rows), correlation of neighbours -> tests, pictures; `block` is sorted in place, `pairs` gets the counts for PSI
     tests, pictures, looked, look_up = [], {}, [], _merger() if block.size >= COMPILED else _look_up
-    for (name, c), row, r in zip(columns.items(), np.sort(block, axis=1), carry):
+    for (name, c), row, r in zip(columns.items(), block, carry):
+        row.sort()
         x, infinite, missing = _finite(row)
         n, m, rows = len(c.values), len(x), len(row)
         worth = (_worth(n, c.carry), _worth(m, r)) if c.carry or r else None
@@ -470,7 +478,7 @@ def _json(self) -> str:
 
 Report.asdict, Report.json = _asdict, _json
 
-# %% ../nbs/09_detect.ipynb #ab74592c
+# %% ../nbs/09_detect.ipynb #ebc3579d
 _COLOURS = dict(drift="#c4511f", watch="#e0a32e", unsure="#808080", ok="#2f7d4f")
 
 def _text(self):
@@ -484,7 +492,8 @@ def _html(self, most=12):
     head = "".join(f"<th style='text-align:left'>{h}</th>" for h in ("level", "column", "test", "adjusted p", "effect", "in", "why"))
     return f"<p><b style='color:{_COLOURS[self.level]}'>{escape(_text(self).splitlines()[0])}</b></p><table><tr>{head}</tr>{''.join(rows)}</table>"
 
-Report.__str__, Report._repr_html_ = _text, _html
+Report.__str__ = Report.__repr__ = _text
+Report._repr_html_ = _html
 
 # %% ../nbs/09_detect.ipynb #9ed6afde
 def _why(t, level, seen):

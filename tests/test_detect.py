@@ -83,6 +83,18 @@ def test_chi_square_is_scipys_where_no_cell_is_small(table):
     assert np.isclose(f.statistic, right.statistic) and np.isclose(f.pvalue, right.pvalue, rtol=1e-9)
 
 
+@some
+@given(samples, samples)
+def test_the_compiled_walk_gives_what_the_look_up_gives(a, b):
+    pytest.importorskip("numba")
+    reference, batch = Reference.fit({"x": a}), {"x": b}
+    with pytest.MonkeyPatch.context() as m:
+        plain = reference.score(batch)
+        m.setattr("mlops_course.detect.COMPILED", 1)
+        compiled = reference.score(batch)
+    assert [(f.test, f.statistic, f.pvalue, f.level) for f in compiled.findings] == [(f.test, f.statistic, f.pvalue, f.level) for f in plain.findings]
+
+
 def test_chi_square_pools_what_is_rare_and_then_still_is_scipys():
     a, b = ["a"] * 900 + ["b"] * 500 + ["c"] * 4 + ["d"] * 3, ["a"] * 200 + ["b"] * 250 + ["c"] * 40 + ["d"] * 2
     f = score(RNG.permutation(a), RNG.permutation(b))["x", "chi2"]
