@@ -91,7 +91,8 @@ def ratios(found):
 
 def report(found, failed, about):
     small = lambda v: "" if v is None else "0" if v == 0 else f"{v:.0e}" if v < 0.001 else f"{v:.3f}"
-    lines = ["# What does a drift report cost?", "", f"Made by `make bench-drift` on {about['when']}: {about['cores']} cores, {about['system']}, Python {about['python']}. CPU seconds, medians of the rounds, all in turns, one thread each.", ""]
+    load = median(r["load"] for each in found.values() for v in each.values() for r in v["rounds"])
+    lines = ["# What does a drift report cost?", "", f"Made by `make bench-drift` on {about['when']}: {about['cores']} cores, {about['system']}, Python {about['python']}. CPU seconds, medians of the rounds, all in turns, one thread each. Load before the runs (median): {load:.1f}" + (", so the machine was shared, and what is bound by memory, such as sorting and looking up, took longer than on a quiet one." if load > 1.5 else "."), ""]
     for scenario, (title, *_) in SCENARIOS.items():
         each = found.get(scenario, {})
         if not each: continue
