@@ -11,7 +11,7 @@ JOBS   ?= 2
 DEMO   := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help lab grade test fuzz verify export readme derive models clean conformance conformance-docker bench-grading bench-quantize bench-serve bench-tfserving
+.PHONY: help lab grade test fuzz verify export readme derive models clean conformance conformance-docker bench-grading bench-quantize bench-serve bench-tfserving bench-drift
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -52,11 +52,12 @@ grade: $(GRADE)  ## Grade a demo class of 24 and write its report
 	 elif [ $$code -ne 0 ]; then exit $$code; fi
 	@echo "Open $(DEMO)/graded/report/index.html"
 
+# Each chapter in a process of its own, as its reader has it: what one has imported must not help or harm another.
 # Hypothesis asks the same in every run where CI is set; 'make fuzz' asks anew
 test: export CI := 1
 test: $(DEV) $(OLDER)  ## Check everything: export, notebooks, labs, tests
 	@echo "== the package is what the notebooks export";      $(RUN) pytest -q -p no:cacheprovider tests/test_project.py
-	@echo "== every chapter runs";                            $(BIN)/nbdev-test --n-workers $(JOBS)
+	@echo "== every chapter runs";                            find nbs -name '*.ipynb' -not -path '*/.*' | sort | xargs -P $(JOBS) -n 1 $(BIN)/nbdev-test --n-workers 0 --do-print
 	@echo "== the students' copies are up to date";           $(BIN)/mlops-course derive --check
 	@echo "== the solutions show what they stored (nbval)";   $(RUN) pytest -q -p no:cacheprovider --nbval solutions
 	@echo "== labs hold (short; 'make verify' for all)";      $(BIN)/mlops-course verify --seeds 3 --mutants 10 --jobs $$((2 * $(JOBS)))
@@ -148,6 +149,23 @@ bench-tfserving:  ## Compare the TF Serving server with MLflow and MLServer, and
 	@$(MAKE) --silent --no-print-directory --keep-going $(TFSERVING_ENVS) || echo "Not every environment could be made; going on with those that could." >&2
 	@test -x benchmarks/.venv-tfserving/bin/python || { echo "The comparison itself runs in benchmarks/.venv-tfserving, which is not there; see the message above." >&2; exit 1; }
 	@benchmarks/.venv-tfserving/bin/python $(TFSERVING)/run.py $(if $(filter 1,$(QUICK)),--quick)
+
+# The drift tools, likewise. Their lists of packages are whole, so nothing else is fetched (NannyML would bring 300 MB for graphics cards).
+DRIFT      := benchmarks/drift
+DRIFT_ENVS := $(patsubst %,benchmarks/.venv-%/ready,drift evidently alibi nannyml)
+
+benchmarks/.venv-drift/ready: settings.ini setup.py constraints.txt
+benchmarks/.venv-%/ready: $(DRIFT)/requirements/%.txt
+	@echo "Installing $* for the comparison into $(@D) (once, 0.6 to 1.7 GB) ..." >&2
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(if $(filter drift,$*),-r $< -c constraints.txt -e '.[drift]',--no-deps -r $<) || \
+	 { echo "Installing $* failed. Look at the message above; check the network, then run 'make bench-drift' again. To start afresh:  rm -rf $(@D)" >&2; exit 1; }
+	@touch $@
+
+bench-drift:  ## Compare the drift report with scipy, Evidently, alibi-detect and NannyML (QUICK=1: a first look)
+	@$(MAKE) --silent --no-print-directory --keep-going $(DRIFT_ENVS) || echo "Not every environment could be made; going on with those that could." >&2
+	@test -x benchmarks/.venv-drift/bin/python || { echo "The comparison itself runs in benchmarks/.venv-drift, which is not there; see the message above." >&2; exit 1; }
+	@benchmarks/.venv-drift/bin/python $(DRIFT)/run.py $(if $(filter 1,$(QUICK)),--quick)
 
 bench-quantize: $(DEV)  ## Measure what quantization gains and costs (PHOTOS=folder of leaves)
 	@$(BIN)/python benchmarks/quantize/run.py $(if $(PHOTOS),--photos '$(PHOTOS)')

@@ -76,7 +76,7 @@ def test_metadata_has_one_home():
 def test_every_extra_is_there():
     from importlib.metadata import metadata
     extras = set(metadata("mlops_course").get_all("Provides-Extra"))
-    assert extras == {"data", "onnx", "edge", "tf", "torch", "serve", "tfclient", "tfserving", "track", "app", "grade", "lab", "all", "dev"}
+    assert extras == {"data", "drift", "onnx", "edge", "tf", "torch", "serve", "tfclient", "tfserving", "track", "app", "grade", "lab", "all", "dev"}
 
 
 def test_the_built_package_is_whole(tmp_path):
