@@ -417,7 +417,7 @@ class Protocol(need("uvicorn.protocols.http.httptools_impl").HttpToolsProtocol):
         if self.answering: self.answering.disconnected = True; self.answering.message_event.set()
         super().connection_lost(exc)
 
-# %% ../nbs/06_api.ipynb #5bd4d45c
+# %% ../nbs/06_api.ipynb #4c8497fb
 class Api:
     "The predict contract over a `Served` model as an ASGI application: `uvicorn.run(Api(served))`."
     def __init__(self, served:Served, settings:Settings|None=None,
@@ -465,7 +465,8 @@ class Api:
         await _send(send, status, answer, extra)
 
     def _admit(self, headers):
-        given = _digest(headers.get(b"x-api-key", b"").decode("latin-1"))
+        key = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")  # Prometheus knows the latter only
+        given = _digest(key.decode("latin-1"))
         if not any([hmac.compare_digest(given, key) for key in self._keys]): raise Refused(401, "no_key", "this needs a key that the server knows, in the header X-API-Key", {"WWW-Authenticate": "X-API-Key"})
 
     # --- the routes: content type and body → answer
