@@ -217,17 +217,17 @@ def test_what_a_worker_counted_outlives_it(tmp_path):
 
 LABELS, CLASSES = ("healthy", "early blight", "late blight"), [0.5, 0.3, 0.2]
 DRIFT = """# TYPE mlops_drift_columns gauge
-mlops_drift_columns{level="ok"} 45
-mlops_drift_columns{level="watch"} 3
-mlops_drift_columns{level="drift"} 2
-mlops_drift_columns{level="unsure"} 0
-mlops_drift_alarm 1
-mlops_check_timestamp_seconds %d
-mlops_online_accuracy 0.93
-mlops_online_f1 0.91
-mlops_confidence_mean 0.88
-mlops_class_share{class="healthy"} 0.6
-mlops_class_share{class="late blight"} 0.4
+mlops_drift_columns{monitor="leaves",level="ok"} 45
+mlops_drift_columns{monitor="leaves",level="watch"} 3
+mlops_drift_columns{monitor="leaves",level="drift"} 2
+mlops_drift_columns{monitor="leaves",level="unsure"} 0
+mlops_drift_alarm{monitor="leaves"} 1
+mlops_check_timestamp_seconds{monitor="leaves"} %d
+mlops_online_accuracy{monitor="leaves"} 0.93
+mlops_online_f1{monitor="leaves"} 0.91
+mlops_confidence_mean{monitor="leaves"} 0.88
+mlops_class_share{monitor="leaves",class="healthy"} 0.6
+mlops_class_share{monitor="leaves",class="late blight"} 0.4
 """
 
 
