@@ -56,6 +56,7 @@ grade: $(GRADE)  ## Grade a demo class of 24 and write its report
 # Hypothesis asks the same in every run where CI is set; 'make fuzz' asks anew
 test: export CI := 1
 test: $(DEV) $(OLDER)  ## Check everything: export, notebooks, labs, tests
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null || { echo "Chapter 10 needs the commands prometheus and promtool. Debian and Ubuntu:  apt-get install --no-install-recommends prometheus   macOS:  brew install prometheus   else:  https://prometheus.io/download" >&2; exit 1; }
 	@echo "== the package is what the notebooks export";      $(RUN) pytest -q -p no:cacheprovider tests/test_project.py
 	@echo "== every chapter runs";                            find nbs -name '*.ipynb' -not -path '*/.*' | sort | xargs -P $(JOBS) -n 1 $(BIN)/nbdev-test --n-workers 0 --do-print
 	@echo "== the students' copies are up to date";           $(BIN)/mlops-course derive --check
