@@ -58,7 +58,7 @@ def _finding(f):
     return Finding(**{k: _number(f[k], k) for k in ("statistic", "pvalue", "adjusted", "effect")}, **{k: _text_of(f[k], k) for k in ("column", "test", "level", "why")},
                    effect_name=_text_of(f["effect_name"] or "", "effect_name"), n=_count(f["n"], "n"), m=_count(f["m"], "m"))
 
-# %% ../nbs/10_report.ipynb #9ca29e0b
+# %% ../nbs/10_report.ipynb #632611eb
 def _side(s, edges): # one sample of a column of numbers -> quantiles (None: no values), counts
     q, counts = [_number(v, "a quantile") for v in s["quantiles"]], [_count(v, "a count") for v in s["counts"]]
     if len(q) not in (0, 9) or len(counts) != len(edges) + 1: raise ValueError(f"there are {len(q)} quantiles, {len(counts)} counts and {len(edges)} edges")
@@ -67,11 +67,13 @@ def _side(s, edges): # one sample of a column of numbers -> quantiles (None: no 
 def _shape(s, name): # -> what plots are made from; None where there is nothing to draw
     try:
         if not s: return None
-        if "categories" in s: return {"rows": [(_text_of(c, "a category"), _count(a, "a count"), _count(b, "a count")) for c, a, b in s["categories"]], "others": tuple(_count(v, "others") for v in s["others"])}
+        if "categories" in s:
+            (a, b), rows = s["others"], [(_text_of(c, "a category"), _count(a, "a count"), _count(b, "a count")) for c, a, b in s["categories"]]
+            return {"rows": rows, "others": (_count(a, "others"), _count(b, "others"))}
         edges = [_number(v, "an edge") for v in s["edges"]]
         if None in edges or edges != sorted(edges): raise ValueError("the edges do not rise")
         then, now = _side(s["reference"], edges), _side(s["current"], edges)
-        return {"edges": edges if len(edges) > 1 and edges[-1] - edges[0] < math.inf else [], "quantiles": (then[0], now[0]), "counts": (then[1], now[1])}
+        return {"edges": edges if len(edges) > 1 and 0 < edges[-1] - edges[0] < math.inf else [], "quantiles": (then[0], now[0]), "counts": (then[1], now[1])}
     except (KeyError, TypeError, ValueError, AttributeError) as e: raise ValueError(f"the shape of column {_line(name, 40)!r} cannot be drawn ({type(e).__name__}: {str(e)[:200]})") from None
 
 # %% ../nbs/10_report.ipynb #c13f8e58
@@ -91,12 +93,12 @@ def _checked(report) -> dict:
                 "reference": {k: _text_of(about[k], k) for k in ("name", "made", "hash")} | {"rows": _count(about["rows"], "rows")}}
     except (KeyError, TypeError, AttributeError) as e: raise ValueError(f"the report is damaged: {type(e).__name__}: {str(e)[:200]}") from None
 
-# %% ../nbs/10_report.ipynb #abf8e1f8
+# %% ../nbs/10_report.ipynb #748346e6
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 def _power(x, digits=1): # 3·10⁻⁹
     head, tail = f"{x:.{digits - 1}e}".split("e")
-    return f"{head}·10{str(int(tail)).translate(_RAISED)}"
+    return f"{head.replace('-', '−')}·10{str(int(tail)).translate(_RAISED)}"
 
 def _num(x, digits=4):
     if x is None: return "–"
@@ -162,10 +164,14 @@ def _scale(low, high, far): # value -> pixels; `far`: in powers of ten
     at = lambda v: 40 + (_WIDE - 80) * ((math.log10(v) if far else v) - low) / (high - low) if high > low else _WIDE / 2
     return lambda v: min(max(at(v), 6), _WIDE - 6)
 
-# %% ../nbs/10_report.ipynb #b04edb0c
+# %% ../nbs/10_report.ipynb #4d74736c
 def _apart(shape): # are bars of the reference no picture of the batch?
     then, now = ((c[0] + c[-1]) / max(sum(c), 1) for c in shape["counts"])
     return not shape["edges"] or now > then + 0.2
+
+def _decades(low, high, most=6): # exponents of the powers of ten between both
+    all = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    return all[::max(1, -(-len(all) // most))]
 
 def _picture_of_boxes(shape):
     sides = [(q, kind, y, words) for q, kind, y, words in zip(shape["quantiles"], ("then", "now"), (34, 84), ("reference", "this batch")) if q]
@@ -175,7 +181,7 @@ def _picture_of_boxes(shape):
     place = _scale(low, high, far) if high - low < math.inf else lambda v: _WIDE / 2
     parts = [part for q, kind, y, words in sides for part in (_box(q, place, y, 20, kind), _tag("text", words, x=f"{min(max(place(q[4]), 40), _WIDE - 40):.4g}", y=y - 17))]
     if not far: return parts + _axis(low, high, place, 130)
-    return parts + [part for k in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1) for part in (_tag("path", d=f"M{place(10.0**k):.4g} 116v4", class_="t"), _tag("text", _num(10.0**k), x=f"{place(10.0**k):.4g}", y=132))]
+    return parts + [part for k in _decades(low, high) for part in (_tag("path", d=f"M{place(10.0**k):.4g} 116v4", class_="t"), _tag("text", _num(10.0**k), x=f"{place(10.0**k):.4g}", y=132))]
 
 def _picture_of_bars(shape):
     xs, (then, now) = _places(shape["edges"]), shape["counts"]
@@ -249,10 +255,11 @@ _NEXT = {
 _NEXT |= {"ks": _NEXT["rank sum"], "psi": _NEXT["rank sum"], "share": _NEXT["chi2"]}
 _ANSWERS = "This is an answer of the model, not an input. See which inputs changed above; if none did, look for a new version of the model or of its preprocessing, and compare with outcomes as they arrive."
 
-# %% ../nbs/10_report.ipynb #795e58b0
-_FACTORS = {1000: "a thousandth of the unit (km to m, kg to g, s to ms)", 100: "per cent for shares, or m to cm", 60: "hours to minutes, or minutes to seconds", 3600: "hours to seconds", 24: "days to hours", 1024: "KiB to bytes, or the like", 2.54: "inches to cm", 1.609344: "miles to km", 2.20462262: "kg to pounds", 3.6: "m/s to km/h", 3.28084: "m to feet", 12: "years to months", 7: "weeks to days", 10: "a decimal point, or cm to mm"}
+# %% ../nbs/10_report.ipynb #5f04a693
+_FACTORS = {1000: ("km, kg or s", "m, g or ms"), 100: ("shares or m", "per cent or cm"), 60: ("hours or minutes", "minutes or seconds"), 3600: ("hours", "seconds"), 24: ("days", "hours"), 1024: ("KiB", "bytes"), 2.54: ("inches", "cm"), 1.609344: ("miles", "km"), 2.20462262: ("kg", "pounds"), 3.6: ("m/s", "km/h"), 3.28084: ("m", "feet"), 12: ("years", "months"), 7: ("weeks", "days"), 10: ("cm", "mm")}
 
 def _line_through(then, now): # quantiles at 5, 25, 50, 75, 95 % -> slope and offset, or None where they are on no line
+    if max(map(abs, [*then, *now])) > 1e150: return None  # squares overflow
     mean, other = sum(then) / 5, sum(now) / 5
     spread = sum((v - mean)**2 for v in then)
     if not 0 < spread < math.inf or len(set(then)) < 4: return None
@@ -261,7 +268,7 @@ def _line_through(then, now): # quantiles at 5, 25, 50, 75, 95 % -> slope and of
     off = max(abs(w - slope * v - offset) for v, w in zip(then, now))
     return (slope, offset) if off <= 0.04 * abs(slope) * (then[-1] - then[0]) else None
 
-# %% ../nbs/10_report.ipynb #42732047
+# %% ../nbs/10_report.ipynb #1d7d4e5c
 def _unit(shape):
     "A sentence where the quantiles of both samples look like a change of unit; else None."
     if shape is None or "rows" in shape or not all(shape["quantiles"]): return None
@@ -277,8 +284,8 @@ def _unit(shape):
     slope = sign * sum(v * w for v, w in zip(then, now)) / sum(v * v for v in then)  # of the line through zero: much surer
     if 2 / 3 < slope < 1.5: return None
     if abs(slope + 1) < 0.05: return "The values look as if their sign had changed: each quantile is the negative of before. Ask where the column is produced."
-    near = [(k, back) for k in _FACTORS for back in (False, True) if abs(slope / (1 / k if back else k) - 1) < 0.03]
-    known = f", as if the unit had changed ({_FACTORS[near[0][0]]}{', backwards' if near[0][1] else ''})" if near else ", as a change of unit or currency would make them"
+    near = [pair for k, (a, b) in _FACTORS.items() for by, pair in ((k, (a, b)), (1 / k, (b, a))) if abs(slope / by - 1) < 0.03]
+    known = f", as if the unit had changed from {near[0][0]} to {near[0][1]}" if near else ", as a change of unit or currency would make them"
     return f"All quantiles are about {_num(slope, 3)} times those of before{known}. Ask where the column is produced, and convert it back."
 
 # %% ../nbs/10_report.ipynb #f5cdf625
@@ -324,7 +331,7 @@ def _first_step(data, first=None, steps=()): # first: the worst column, steps: w
 
 def _listed(names, most=3): return ", ".join(_line(n, 40) for n in names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
-# %% ../nbs/10_report.ipynb #44eb5234
+# %% ../nbs/10_report.ipynb #b6b2f8bc
 def _in_order(data): # columns, the worst first
     place = {c: i for i, c in enumerate(dict.fromkeys(f.column for f in data["findings"]))}
     return sorted(data["columns"], key=lambda c: (LEVELS.index(data["columns"][c]["level"]), place.get(c, 0)))
@@ -332,9 +339,11 @@ def _in_order(data): # columns, the worst first
 def _verdict(data):
     count = {level: [c for c in _in_order(data) if data["columns"][c]["level"] == level] for level in LEVELS}
     total = len(data["columns"])
+    if len(count["drift"]) == total > 1: return f"All {total} columns have changed: {_listed(count['drift'])}."
     if count["drift"]: return f"{len(count['drift'])} of {_many(total, 'column')} {'has' if len(count['drift']) == 1 else 'have'} changed: {_listed(count['drift'])}."
     if count["watch"]: return f"No column has changed in a way that matters; {len(count['watch'])} of {total} {'is' if len(count['watch']) == 1 else 'are'} worth a look: {_listed(count['watch'])}."
-    if count["unsure"]: return f"Too few rows to tell: nothing can be said of {len(count['unsure'])} of {_many(total, 'column')}."
+    which = f"{len(count['unsure'])} of {total} columns" if len(count["unsure"]) < total else "any column" if total > 1 else "the column"
+    if count["unsure"]: return f"Too few rows to tell: nothing can be said of {which}."
     return f"No change: {'the column looks' if total == 1 else f'all {total} columns look'} as before."
 
 def _trust(data):
@@ -360,14 +369,14 @@ def _facts(data):
             ("Smallest shift that matters", f"{_num(data['smallest'], 3)} standard deviations"), ("Shift that so many rows show", f"{_num(data['detectable'], 2)} standard deviations"), ("Rules", data["rules"]), ("Reference", data["reference"]["hash"])]
     return _tag("dl", *[_tag("div", _tag("dt", k), _tag("dd", _line(v, 80))) for k, v in rows], class_="facts")
 
-# %% ../nbs/10_report.ipynb #70e0a50b
-_TESTS = {"ks": "Kolmogorov-Smirnov", "rank sum": "rank sum (Mann-Whitney)", "chi2": "χ²", "psi": "PSI"}
+# %% ../nbs/10_report.ipynb #8ff79e3c
+_SHOWN = {"ks": "Kolmogorov-Smirnov", "rank sum": "rank sum (Mann-Whitney)", "chi2": "χ²", "psi": "PSI"}
 _HEAD = ("Test", "Statistic", "p", "adjusted p", "Effect", "Reference values", "Batch values", "Verdict")
 
 def _row(f, column=False):
     effect = "–" if f.effect is None else f"{_num(f.effect, 3)} {_line(f.effect_name, 40) if f.effect_name else ''}"
     cells = [_num(f.statistic), _p(f.pvalue), _p(f.adjusted), effect, f"{f.n:,}", f"{f.m:,}"]
-    return _tag("tr", _tag("th", _named(f.column, 40), scope="row") if column else None, _tag("td" if column else "th", _TESTS.get(f.test) or _line(f.test, 40), scope=None if column else "row"), *[_tag("td", c) for c in cells], _tag("td", _badge(f.level)))
+    return _tag("tr", _tag("th", _named(f.column, 40), scope="row") if column else None, _tag("td" if column else "th", _SHOWN.get(f.test) or _line(f.test, 40), scope=None if column else "row"), *[_tag("td", c) for c in cells], _tag("td", _badge(f.level)))
 
 def _table(found, caption, column=False):
     heads = ("Column", *_HEAD) if column else _HEAD
@@ -392,10 +401,10 @@ def _card(data, name, found, key):
     return _tag("article", head, _tag("div", words, _tag("div", plot, legend, class_="pic") if plot else None, class_="two"),
                 _folded(f"Statistics of {_many(len(found), 'test')}", _table(found, f"Tests of {_line(name, 40)}")), class_=f"card {column['level']}", id=f"c{key}")
 
-# %% ../nbs/10_report.ipynb #3ae71778
+# %% ../nbs/10_report.ipynb #6ae3e1c8
 _LISTED = {"unsure": "Too few rows to tell", "ok": "Unchanged"} # levels whose columns take a line each
 
-def _quiet_row(data, name, found):
+def _quiet_row(data, name, found, own): # own: with its own reason
     column, shape = data["columns"][name], data["shapes"][name]
     adjusted = min((f.adjusted for f in found if f.adjusted is not None), default=None)
     gone = next((f for f in found if f.test == "missing"), None)
@@ -404,17 +413,20 @@ def _quiet_row(data, name, found):
         middle = _join([_named(named, 20) if named is not None else "others", f" {_share(p)} → {_share(q)}"])
     else: middle = " → ".join(_num(q[4], 3) if q else "–" for q in shape["quantiles"]) if shape else "–"
     cells = [_spark(shape), middle, _share(gone.statistic) if gone else "–", _p(adjusted), _num(column["psi"], 2)]
-    why = _tag("td", *[_tag("p", _line(w, 600)) for w in _sentences(found)], class_="why") if column["level"] != "ok" else None
+    why = _tag("td", *[_tag("p", _line(w, 600)) for w in _sentences(found)], class_="why") if own else None
     return _tag("tr", _tag("th", _icon(column["level"]), " ", _named(name, 40), scope="row"), *[_tag("td", "" if c is None else c) for c in cells], why)
 
-# %% ../nbs/10_report.ipynb #14a3f76d
+# %% ../nbs/10_report.ipynb #c4ced7ed
 def _quiet(data, by_column, level):
     names, title = [c for c in _in_order(data) if data["columns"][c]["level"] == level], _LISTED[level]
     if not names: return None
-    heads = ("Column", "Reference and batch", "Median, or commonest", "Missing", "Least adjusted p", "PSI", *(["Why"] if level != "ok" else []))
+    heads = ("Column", "Reference and batch", "Median, or commonest", "Missing", "Least adjusted p", "PSI")
+    whys = list(dict.fromkeys(tuple(_sentences(by_column.get(c, []))) for c in names))
+    own, same = len(whys) > 1, whys[0] if len(whys) == 1 else ()
+    if own: heads += ("Why",)
     found, steps = [f for c in names for f in by_column.get(c, [])], dict.fromkeys(s for c in names if level != "ok" for s in _steps_for(data, c, by_column.get(c, [])))
-    table = _tag("table", _tag("caption", title), _tag("thead", _tag("tr", *[_tag("th", h, scope="col") for h in heads])), _tag("tbody", *[_quiet_row(data, c, by_column.get(c, [])) for c in names]), class_="quiet")
-    return _tag("section", _tag("h2", f"{title}: {len(names)}"), _tag("ul", *[_tag("li", s) for s in list(steps)[:5]], class_="todo") if steps else None, _tag("div", table, class_="wide", tabindex="0", role="region", aria_label=title),
+    table = _tag("table", _tag("caption", title), _tag("thead", _tag("tr", *[_tag("th", h, scope="col") for h in heads])), _tag("tbody", *[_quiet_row(data, c, by_column.get(c, []), own) for c in names]), class_="quiet")
+    return _tag("section", _tag("h2", f"{title}: {len(names)}"), *[_tag("p", _line(w, 600), class_="also") for w in same], _tag("ul", *[_tag("li", s) for s in list(steps)[:5]], class_="todo") if steps else None, _tag("div", table, class_="wide", tabindex="0", role="region", aria_label=title),
                 _folded(f"Statistics of {_many(len(found), 'test')}", _table(found, f"Tests of columns: {title.lower()}", True)), class_="panel")
 
 # %% ../nbs/10_report.ipynb #6050a4e7
@@ -429,7 +441,7 @@ def _notes(data):
     out.append("No test of inputs or answers sees that the right answer has changed (concept drift). That takes outcomes.")
     return _tag("section", _tag("h2", "Read this before you rely on it"), _tag("ul", *[_tag("li", n) for n in out]), class_="panel notes")
 
-# %% ../nbs/10_report.ipynb #b00b9868
+# %% ../nbs/10_report.ipynb #a998ef69
 _CSS = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif;font-variant-numeric:tabular-nums;-webkit-text-size-adjust:100%}
@@ -456,7 +468,7 @@ main>h2{margin:2rem 0 .8rem}
 .badge{color:var(--ct);font-weight:600;white-space:nowrap}
 .two{display:grid;grid-template-columns:minmax(0,1.15fr) minmax(0,1fr);gap:1rem 2rem;margin:.7rem 0 .6rem}
 .say{font-size:1.06rem;font-weight:550}.also{color:var(--soft);margin-top:.35rem;font-size:.93rem}
-.why{white-space:normal;min-width:16rem}.todo{margin-top:.9rem;padding:.65rem .9rem;border-radius:10px;background:var(--bg)}ul.todo{margin:0 0 .9rem;padding-left:2rem}.todo ul,.notes ul{padding-left:1.1rem}.todo li+li,.notes li+li{margin-top:.35rem}
+.why{white-space:normal;min-width:16rem}.todo{margin-top:.9rem;padding:.65rem .9rem;border-radius:10px;background:var(--bg)}ul.todo{margin:.7rem 0 .9rem;padding-left:2rem}.todo ul,.notes ul{padding-left:1.1rem}.todo li+li,.notes li+li{margin-top:.35rem}
 .plot{display:block;width:100%;height:auto;max-width:30rem;font-size:12px}.plot text{fill:var(--soft);text-anchor:middle}.plot .e{text-anchor:end;fill:var(--ink)}.plot .s{text-anchor:start;font-size:11px}.plot .b{fill:var(--ink)}.plot .new{fill:var(--drift-t);font-weight:700}
 .then{fill:var(--then);background:var(--then)}.now{fill:var(--now);background:var(--now)}
 path.now{fill:var(--now);fill-opacity:.22;stroke:var(--now);stroke-width:1.8;stroke-linejoin:round}.t{stroke:var(--soft);stroke-width:1}
@@ -495,20 +507,20 @@ def html(report, # `Report`, or the dict of its JSON
     head = _join([_Markup('<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="'), _policy(css), _Markup('"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer"><meta name="robots" content="noindex">')])
     return f'<!doctype html>\n<html lang="en"><head>{head}{_tag("title", _WORDS[data["level"]], ": ", _line(title, 120))}<style>{css}</style></head><body>{_symbols()}{body}</body></html>\n'
 
-# %% ../nbs/10_report.ipynb #657b35dd
+# %% ../nbs/10_report.ipynb #34c5bc85
 def write(report, # `Report`, or the dict of its JSON
           path, # of the page; the JSON goes beside it, with the suffix .json
           title:str=None) -> Path: # of the page
     "Write the page and its JSON, both whole or neither."
     path = Path(path)
-    if path.suffix == ".json": raise ValueError(f"{path} is the name of a JSON file; the page needs another, such as {path.with_suffix('.html')}")
+    if path.suffix.lower() == ".json": raise ValueError(f"{path} is the name of a JSON file; the page needs another, such as {path.with_suffix('.html')}")
     text = report.json() if isinstance(report, Report) else json.dumps(report, allow_nan=False, ensure_ascii=False)
     files = {path.with_suffix(".json"): text, path: html(report, title)}
     new = {target: target.with_name(f".{target.name}.{secrets.token_hex(4)}.new") for target in files}
     try:
         for target, text in files.items():
             with open(new[target], "wb") as out:
-                out.write(text.encode("utf-8", "surrogatepass" if target != path else "strict"))
+                out.write(text.encode("utf-8", "backslashreplace"))  # half a surrogate pair becomes \\ud800, which is JSON
                 out.flush()
                 os.fsync(out.fileno())
         for target in files: os.replace(new[target], target)
@@ -551,7 +563,7 @@ def experiment_picture(found, axes=None): # what `experiment` gave
     right.set(title=f"D = {_num(found['statistic'], 3)}, p = {_p(found['p'])}, adjusted {_p(found['adjusted'])}", ylim=(0, 1))
     return axes
 
-# %% ../nbs/10_report.ipynb #5d5b4f01
+# %% ../nbs/10_report.ipynb #cbdb8216
 def explore():
     "Sliders for shift, rows, threshold, spread and kind; statistic, p and verdict beside the picture. Needs ipywidgets (the extra `lab`); without it, `experiment_picture(experiment(...))` shows one setting."
     try: w = need("ipywidgets")
@@ -559,7 +571,7 @@ def explore():
     plt = need("matplotlib.pyplot")
     def draw(shift, n, threshold, spread, kind):
         found = experiment(shift, int(n), threshold, spread, kind)
-        experiment_picture(found); plt.show()
+        experiment_picture(found); plt.show(); plt.close()
         print(found["why"])
         return {k: found[k] for k in ("statistic", "p", "adjusted", "verdict")}
     slide = dict(continuous_update=False)
