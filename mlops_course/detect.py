@@ -135,17 +135,53 @@ def _walk(ref, cur): # as `_look_up`, for samples with no value twice in `cur` a
             if i / n - j / m > d: d, at = i / n - j / m, r
     return d, at, float(u + (m - j) * n), 0.0
 
-# %% ../nbs/09_detect.ipynb #98560fe9
+# %% ../nbs/09_detect.ipynb #72c3c3d4
 @cache
-def _merger(): # `_look_up`, compiled where that is possible
+def _compiled(f): # by numba; None where it is not installed
     try: from numba import njit
-    except ImportError: return _look_up
-    try: walk = njit(cache=True)(_walk)
-    except RuntimeError: walk = njit(_walk)  # nowhere to keep the compiled code
+    except ImportError: return None
+    try: return njit(cache=True)(f)
+    except RuntimeError: return njit(f)  # nowhere to keep the compiled code
+
+def _merger(): # `_look_up`, compiled where that is possible
+    walk = _compiled(_walk)
+    if walk is None: return _look_up
     def merged(ref, cur):
         found = (-1.0,) if (cur[1:] == cur[:-1]).any() else walk(ref, cur)
         return found if found[0] >= 0 else _look_up(ref, cur)
     return merged
+
+# %% ../nbs/09_detect.ipynb #b5797d7f
+def _spread(x, out, ends): # sort x by way of `out`; False, and x untouched, where cells would be crowded; compiled by numba
+    n, low, high = len(x), x[0], x[0]
+    for v in x:
+        if not v - v == 0: return False  # NaN or infinite
+        low, high = min(low, v), max(high, v)
+    per = (len(ends) - 2) / (high - low) if high > low else 0.0
+    if not 0 < per < 1e300 or not per * (high - low) < len(ends) - 1: return False
+    ends[:] = 0
+    for v in x: ends[int((v - low) * per) + 1] += 1
+    for i in range(1, len(ends)):
+        if ends[i] > 50: return False
+        ends[i] += ends[i - 1]
+    for v in x:
+        cell = int((v - low) * per)
+        out[ends[cell]] = v
+        ends[cell] += 1
+    for i in range(1, n):
+        v, j = out[i], i
+        while j > 0 and out[j - 1] > v: out[j] = out[j - 1]; j -= 1
+        out[j] = v
+    x[:] = out
+    return True
+
+def _sorter(rows): # sorts an array of so many values where it is
+    spread = _compiled(_spread)
+    if spread is None or rows > 2**31 - 2: return np.ndarray.sort
+    out, ends = np.empty(rows), np.empty(rows // 2 + 3, np.int32)
+    def sort(x):
+        if not spread(x, out, ends): x.sort()
+    return sort
 
 # %% ../nbs/09_detect.ipynb #46c972c1
 EXACT = 1000  # up to so many values on both sides, KS counts paths
@@ -366,11 +402,12 @@ def _say_gap(c, x, at):
 def _say_shift(c, x, effect):
     return f"values are {'higher' if effect > 0 else 'lower'}: one of them is above one of the reference in {50 + 50 * effect:.3g} % of pairs; the median went from {_quantiles(c.values, [0.5])[0]:.6g} to {_quantiles(x, [0.5])[0]:.6g}"
 
-# %% ../nbs/09_detect.ipynb #f7452d9a
+# %% ../nbs/09_detect.ipynb #eee80e61
 def _number_tests(columns, block, carry, pairs): # {name: _Numbers}, values (columns, rows), correlation of neighbours -> tests, pictures; `block` is sorted in place, `pairs` gets the counts for PSI
-    tests, pictures, looked, look_up = [], {}, [], _merger() if block.size >= COMPILED else _look_up
+    tests, pictures, looked = [], {}, []
+    look_up, sort = (_merger(), _sorter(block.shape[1])) if block.size >= COMPILED else (_look_up, np.ndarray.sort)
     for (name, c), row, r in zip(columns.items(), block, carry):
-        row.sort()
+        sort(row)
         x, infinite, missing = _finite(row)
         n, m, rows = len(c.values), len(x), len(row)
         worth = (_worth(n, c.carry), _worth(m, r)) if c.carry or r else None

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from scipy import stats
 
-from mlops_course.detect import EXACT, LEVELS, MAGIC, MOST_CATEGORIES, Finding, Reference, Report, detectable
+from mlops_course.detect import EXACT, LEVELS, MAGIC, MOST_CATEGORIES, Finding, Reference, Report, _compiled, _sorter, _spread, detectable
 from mlops_course.drift import adjust, ks_statistic, psi, psi_null_mean
 
 some = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture])
@@ -93,6 +93,24 @@ def test_the_compiled_walk_gives_what_the_look_up_gives(a, b):
         m.setattr("mlops_course.detect.COMPILED", 1)
         compiled = reference.score(batch)
     assert [(f.test, f.statistic, f.pvalue, f.level) for f in compiled.findings] == [(f.test, f.statistic, f.pvalue, f.level) for f in plain.findings]
+
+
+@some
+@given(st.one_of(dirty, st.lists(st.floats(allow_nan=True, width=64), min_size=1, max_size=300)), st.integers(1, 4))
+def test_the_compiled_sort_is_numpys(x, times):
+    pytest.importorskip("numba")
+    x = np.tile(np.array(x), times)
+    there = x.copy()
+    _sorter(len(x))(there)
+    assert np.array_equal(there, np.sort(x), equal_nan=True)
+
+
+def test_large_batches_are_sorted_by_computing_places():
+    pytest.importorskip("numba")
+    x = RNG.normal(size=200_000)
+    there, ends = x.copy(), np.empty(100_003, np.int32)
+    assert _compiled(_spread)(there, np.empty(200_000), ends) and np.array_equal(there, np.sort(x))
+    assert not _compiled(_spread)(x.round(1), np.empty(200_000), ends) and not _compiled(_spread)(np.append(x[1:], 1e9), np.empty(200_000), ends)  # crowded: np.sort is better
 
 
 def test_chi_square_pools_what_is_rare_and_then_still_is_scipys():

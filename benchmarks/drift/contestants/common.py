@@ -28,8 +28,8 @@ def tables(): # folder and repeats from the command line -> reference and batch 
     return [pd.DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])]) for x in frames]
 
 
-def main(prepare, work, answer):
-    "`prepare(reference)` → fitted (or just the reference), `work(fitted, batch)` → result, `answer(result)` → {column: [KS statistic, p]}; both None where it gives none."
+def main(prepare, work, answer, also=lambda result: {}):
+    "`prepare(reference)` → fitted (or just the reference), `work(fitted, batch)` → result, `answer(result)` → {column: [KS statistic, p]}; both None where it gives none. `also(result)` → what else is to be noted."
     reference, batch = tables()
     repeat = int(sys.argv[2])
     small = prepare(reference.head(2000))
@@ -37,4 +37,4 @@ def main(prepare, work, answer):
     fit, fitted = clocked(lambda: prepare(reference))
     score, result = clocked(lambda: work(fitted, batch), repeat)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"fit": fit, "score": score, "peak_mb": round(peak), "answers": answer(result)}))
+    print(json.dumps({"fit": fit, "score": score, "peak_mb": round(peak), "answers": answer(result), **also(result)}))

@@ -1,4 +1,4 @@
-"""Evidently: a report with the preset for data drift, as its documentation shows it. No HTML yet."""
+"""Evidently: a report with the preset for data drift, as its documentation shows it, without its page."""
 from common import main
 from evidently import Report
 from evidently.presets import DataDriftPreset
