@@ -2854,6 +2854,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_course.sketch._update': ('sketch.html#_update', 'mlops_course/sketch.py'),
                                      'mlops_course.sketch._weighed': ('sketch.html#_weighed', 'mlops_course/sketch.py'),
                                      'mlops_course.sketch.compare': ('sketch.html#compare', 'mlops_course/sketch.py'),
+                                     'mlops_course.sketch.open_reference': ('sketch.html#open_reference', 'mlops_course/sketch.py'),
                                      'mlops_course.sketch.scan': ('sketch.html#scan', 'mlops_course/sketch.py'),
                                      'mlops_course.sketch.scan_cluster': ('sketch.html#scan_cluster', 'mlops_course/sketch.py'),
                                      'mlops_course.sketch.score_files': ('sketch.html#score_files', 'mlops_course/sketch.py')},
