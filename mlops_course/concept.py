@@ -304,7 +304,7 @@ def answers(p, # score of class 1, shape (n,), or probabilities, shape (n, class
     scores = {"score": table[:, 1]} if p.ndim == 1 else {f"score of {name}": table[:, i] for i, name in enumerate(labels)}
     return pd.DataFrame({"predicted": np.array(labels, object)[said], **scores, "confidence": table[np.arange(len(table)), said]})
 
-# %% ../nbs/09_concept.ipynb #084f3b09
+# %% ../nbs/09_concept.ipynb #126cdf32
 def _pictures(images, what="images"):
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3: raise ValueError(f"{what} must be uint8 of shape (n, height, width, 3); got {images.dtype} of shape {images.shape}")
@@ -314,12 +314,12 @@ def _pictures(images, what="images"):
 
 def picture_statistics(images, # uint8, shape (n, height, width, 3), 16 pixels a side or more
                       ) -> pd.DataFrame:
-    "Brightness, contrast, saturation, the shares of red and blue, sharpness (as `photo_quality`), and noise (Immerkær 1996): one row a picture, columns of float64."
+    "Brightness, contrast, saturation, the shares of red and blue, sharpness (as `photo_quality`), and grain: noise and the finest texture together (Immerkær 1996). One row a picture, columns of float64."
     images = _pictures(images)
     parts = [_measured(images[i:i + 256]) for i in range(0, len(images), 256)]  # floats of all pictures at once would not fit
     return pd.concat(parts, ignore_index=True)
 
-# %% ../nbs/09_concept.ipynb #e561184b
+# %% ../nbs/09_concept.ipynb #380c9509
 _LOUD = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])  # blind to planes and straight edges
 
 def _measured(images):
@@ -330,7 +330,7 @@ def _measured(images):
     loud = sum(_LOUD[i, j] * grey[:, i:h - 2 + i, j:w - 2 + j] for i in range(3) for j in range(3))
     return pd.DataFrame(dict(brightness=grey.mean((1, 2)), contrast=grey.std((1, 2)), saturation=((high - low) / np.maximum(high, 1e-9)).mean((1, 2)),
                              red=x[..., 0].sum((1, 2)) / total, blue=x[..., 2].sum((1, 2)) / total,
-                             sharpness=photo_quality(images).sharpness.astype(float), noise=np.sqrt(np.pi / 2) / 6 * np.abs(loud).mean((1, 2))))
+                             sharpness=photo_quality(images).sharpness.astype(float), grain=np.sqrt(np.pi / 2) / 6 * np.abs(loud).mean((1, 2))))
 
 # %% ../nbs/09_concept.ipynb #f57259ed
 def penultimate(path) -> Callable: # images uint8 (n, height, width, 3) -> float64, shape (n, features)
@@ -369,7 +369,7 @@ class Components:
         rest = np.linalg.norm(x - self.mean - y @ self.axes, axis=1)
         return np.column_stack([y, np.log(rest + 1e-9)])
 
-# %% ../nbs/09_concept.ipynb #131cf22b
+# %% ../nbs/09_concept.ipynb #d4f432fe
 class PictureReference:
     "What pictures looked like when the model was trained: `fit` once, `score` many batches."
     @classmethod
@@ -386,7 +386,7 @@ class PictureReference:
     def frame(self, images) -> pd.DataFrame: # one row a picture
         "The columns that are compared."
         images = _pictures(images, "current")
-        if images.shape[1:] != self.shape: raise ValueError(f"the reference holds pictures of {self.shape[1]} × {self.shape[0]} pixels, these have {images.shape[2]} × {images.shape[1]}; bring them to one size first, since sharpness and noise hang on it")
+        if images.shape[1:] != self.shape: raise ValueError(f"the reference holds pictures of {self.shape[1]} × {self.shape[0]} pixels, these have {images.shape[2]} × {images.shape[1]}; bring them to one size first, since sharpness and grain hang on it")
         columns = [picture_statistics(images)]
         for what, c in self.components.items():
             x = c(self.embeddings[what](images))
