@@ -1,5 +1,5 @@
 "Concept drift: what a notebook cannot test. Labels in any order, odd numbers, known answers of river and NannyML; and the real apple leaves where they lie."
-import math, os, subprocess, sys
+import hashlib, math, os, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
@@ -342,10 +342,37 @@ def test_pictures_that_cannot_be_compared_are_refused(learned):
     assert learned.score(leaves(1, size=32, seed=5)[0]).level == "unsure" and learned.score(np.zeros((50, 32, 32, 3), np.uint8)).level == "drift"
 
 
+@few
+@given(data=st.data())
+def test_damaged_files_are_refused(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("f") / "r"
+    good = SMALL.save(path).read_bytes()
+    at = data.draw(st.integers(0, len(good) - 1))
+    path.write_bytes(data.draw(st.sampled_from([good[:at], good[:at] + bytes([good[at] ^ data.draw(st.integers(1, 255))]) + good[at + 1:], good + good[:at + 1], good[:at] + good[at + 1:]])))
+    with pytest.raises(ValueError, match="is no saved reference of pictures"): PictureReference.load(path)
+
+SMALL = PictureReference.fit(leaves(20, size=16, seed=1)[0], components=2)
+
+
+@pytest.mark.parametrize("head", [b"{}", b"[" * 100_000, b"null", b'{"shape": [16, 16, 3], "components": [["pixels", 2, 1000000000]]}', b'{"shape": [16, 16, 3], "components": [["pixels", -1, 192]]}', b'{"shape": [16, 16, 3], "components": [[7, 2, 192]]}',
+                                  b'{"shape": "all", "components": []}', b'{"shape": [16, 16, 3], "components": []}', b'{"shape": [16, 16, 3], "components": [["pixels", true, "192"]]}', b"\xff"])
+def test_files_of_strangers_are_refused(tmp_path, head):
+    raw = concept.MAGIC + len(head).to_bytes(8, "little") + head + np.ones(600).tobytes()
+    (tmp_path / "r").write_bytes(raw + hashlib.sha256(raw).digest())
+    with pytest.raises(ValueError, match="is no saved reference of pictures"): PictureReference.load(tmp_path / "r")
+
+
+def test_what_was_saved_scores_the_same(tmp_path):
+    again, x = PictureReference.load(SMALL.save(tmp_path / "r")), leaves(30, size=16, seed=2)[0]
+    assert again.score(x).findings == SMALL.score(x).findings and again.shape == (16, 16, 3)
+    with pytest.raises(FileNotFoundError): PictureReference.load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="made with the embeddings"): PictureReference.load(tmp_path / "r", {})
+
+
 def test_directions_do_not_hang_on_a_sign_or_on_the_order():
     x = np.random.default_rng(0).normal(size=(200, 10)) * np.arange(10, 0, -1)
-    a, b = Components(x, 3), Components(x[::-1], 3)
-    assert np.allclose(a(x), b(x)) and np.isfinite(Components(np.ones((20, 4)), 2)(np.ones((3, 4)))).all()
+    a, b = Components.fit(x, 3), Components.fit(x[::-1], 3)
+    assert np.allclose(a(x), b(x)) and np.isfinite(Components.fit(np.ones((20, 4)), 2)(np.ones((3, 4)))).all()
 
 
 def test_a_network_without_a_dense_end_is_refused(tmp_path):
