@@ -2195,6 +2195,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_course.lab.readable': ('lab.html#readable', 'mlops_course/lab.py'),
                                   'mlops_course.lab.show': ('lab.html#show', 'mlops_course/lab.py')},
             'mlops_course.monitor': { 'mlops_course.monitor.Batch': ('monitor.html#batch', 'mlops_course/monitor.py'),
+                                      'mlops_course.monitor.Batch.__len__': ('monitor.html#batch.__len__', 'mlops_course/monitor.py'),
                                       'mlops_course.monitor.Batch.since': ('monitor.html#batch.since', 'mlops_course/monitor.py'),
                                       'mlops_course.monitor.Checked': ('monitor.html#checked', 'mlops_course/monitor.py'),
                                       'mlops_course.monitor.Checked.code': ('monitor.html#checked.code', 'mlops_course/monitor.py'),

@@ -248,18 +248,16 @@ def _monitored(work):
     except Exception: traceback.print_exc()
     raise typer.Exit(BAD_INPUT)
 
-# %% ../nbs/cli.ipynb #89c2c74d
+# %% ../nbs/cli.ipynb #fb0f69a9
 @monitor_app.command("check", help="""Look at one window of the log (last week, by default), write the report, tell whom it concerns.
 
 Exit codes, for cron and Kubernetes:
 
-- 0  all quiet
-
-- 1  alarm: something has drifted, is below its floor, or no rows came
-
-- 2  bad input or settings (or an error of the program): nothing was checked
-
-- 3  an alert could not be sent; the next check tries again
+\b
+0  no alarm: all quiet, or too few rows to tell
+1  alarm: something drifted or is below its floor, or no rows came
+2  bad input or settings, or an error of the program
+3  an alert could not be sent; the next check tries again
 
 The same window checked again gives the same report and no second alert.""")
 def monitor_check(config: MonitorFile, at: Annotated[Optional[str], typer.Option(help="As if it were run then. Default: now.")] = None, start: Start = None, end: End = None,
@@ -276,7 +274,7 @@ def monitor_check(config: MonitorFile, at: Annotated[Optional[str], typer.Option
     else: _say(*m.lines_of(done))
     raise typer.Exit(done.code)
 
-# %% ../nbs/cli.ipynb #94baed31
+# %% ../nbs/cli.ipynb #c42e96a2
 @monitor_app.command("init")
 def monitor_init(source: Annotated[Path, typer.Argument(help="A CSV or Parquet file, or the folder of a prediction log.")], to: Annotated[Path, typer.Option(help="Where to write the settings.")] = Path("monitor.toml"),
                  zone: Annotated[str, typer.Option(help="Time zone of weeks and days, such as Asia/Kolkata.")] = "UTC"):
@@ -292,7 +290,9 @@ def monitor_fit(config: MonitorFile, start: Start = None, end: End = None, file:
     def work():
         c = m.settings(config)
         return c, m.fit(c, *(m.moment(t, c.zone) if t else None for t in (start, end)), file)
-    c, reference = _monitored(work)
+    c, (reference, rows) = _monitored(work)
+    for place, why, _ in rows.bad[:3]: _say(f"left out {place}: {why}")
+    if len(rows.bad) > 3: _say(f"left out {len(rows.bad) - 3:,} more rows")
     _say(f"wrote {c.reference}: {reference.rows:,} rows, {len(reference.columns)} columns ({', '.join(reference.columns)})", f"Then:  mlops-course monitor check {config}")
 
 @monitor_app.command("history")

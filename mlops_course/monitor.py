@@ -111,10 +111,10 @@ def _complaints(raw, times, columns, now): # -> for each row None, or what is wr
 
 def _shown(v): return _short(str(v))
 
-# %% ../nbs/10_monitor.ipynb #25b0c2dd
+# %% ../nbs/10_monitor.ipynb #7d17e8bf
 PARQUET = (".parquet", ".pq")
 
-def _csv_pieces(path, header, size=50_000): # -> (frame of text, places, [(place, why)]) for each piece
+def _csv_pieces(path, header, size=50_000): # -> (frame of text, places of its rows, [(place, why)] of misfits) for each piece
     try:
         with open(path, newline="", encoding="utf-8-sig") as f:
             lines = csv.reader(f)
@@ -159,21 +159,22 @@ def _typed(x, kind=None): # a Series of text -> numbers where it holds them
     if kind == "category" or kind is None and not (is_number.all() and not x.astype(str).str.match(r"\s*[+-]?0\d").any()): return x.where(~empty, None)
     return number if is_number.all() else x.astype(object).where(~is_number, number)
 
-# %% ../nbs/10_monitor.ipynb #f05d7db9
+# %% ../nbs/10_monitor.ipynb #595b436b
 @dataclass
 class Batch:
     "Rows that can be used, in the order of time, and those that cannot."
     frame: pd.DataFrame  # features, predicted, confidence, label, as they are called in the source
     times: pd.Series     # UTC
-    bad: list            # [(place, why)] of the window
+    bad: list            # [(place, why, when it was written, as far as its neighbours tell)]
     span: tuple          # first and last usable time in the whole source, or None
-    twice: int           # local times of an hour that came twice; the first one was taken
-    n: int = 0           # rows of the window, good and bad
+    twice: np.ndarray    # rows whose local time came twice when clocks were set back; the first one was taken
     def since(self, start): # the rows from `start` on
         keep = (self.times >= start).to_numpy()
-        return self.frame[keep].reset_index(drop=True), self.times[keep].reset_index(drop=True)
+        bad = [b for b in self.bad if b[2] is None or b[2] >= start]
+        return replace(self, frame=self.frame[keep].reset_index(drop=True), times=self.times[keep].reset_index(drop=True), bad=bad, twice=self.twice[keep])
+    def __len__(self): return len(self.frame) + len(self.bad)
 
-# %% ../nbs/10_monitor.ipynb #20e08df3
+# %% ../nbs/10_monitor.ipynb #adb32c89
 def _kept(piece, columns, zone, now, low, high, seen, path): # one piece -> rows of the window, times, bad ones, twice
     raw, places, bad = piece
     wanted = [c for c in (columns.time, columns.predicted) if c not in raw]
@@ -187,11 +188,12 @@ def _kept(piece, columns, zone, now, low, high, seen, path): # one piece -> rows
     good = times.where(~wrong)
     when = good.ffill().bfill()
     here = ((when >= low) & (when < high)).to_numpy() | when.isna().to_numpy()
-    bad = bad + [(places[i], why[i]) for i in np.flatnonzero(wrong & here)]
+    newest = when.iloc[-1] if len(when) and when.iloc[-1] is not pd.NaT else None
+    bad = [(*b, newest) for b in bad if newest is None or low <= newest < high] + [(places[i], why[i], None if when.iloc[i] is pd.NaT else when.iloc[i]) for i in np.flatnonzero(wrong & here)]
     keep = ~wrong & here
-    return raw[keep], times[keep], bad, int((twice & keep).sum()), (good.min(), good.max())
+    return raw[keep], times[keep], bad, twice[keep], (good.min(), good.max())
 
-# %% ../nbs/10_monitor.ipynb #5ea0687d
+# %% ../nbs/10_monitor.ipynb #3784155b
 def read(source, # path of a CSV or Parquet file (.parquet, .pq), or the folder of a prediction log
          zone:ZoneInfo, # of times that have none
          columns:Columns=Columns(), start:datetime=None, end:datetime=None, # [start, end); None: all
@@ -212,7 +214,8 @@ def read(source, # path of a CSV or Parquet file (.parquet, .pq), or the folder 
     frame, times = (pd.concat([part[i] for part in parts], ignore_index=True) if parts else pd.DataFrame() for i in (0, 1))
     order = np.argsort(times.to_numpy(), kind="stable") if len(times) else []
     typed = {c: _typed(x, kinds.get(c)) if text else x for c, x in frame.iloc[order].reset_index(drop=True).items() if c != columns.time}
-    return Batch(pd.DataFrame(typed), times.iloc[order].reset_index(drop=True), bad, span, sum(part[3] for part in parts), len(frame) + len(bad))
+    twice = np.concatenate([part[3] for part in parts])[order] if parts else np.empty(0, bool)
+    return Batch(pd.DataFrame(typed), times.iloc[order].reset_index(drop=True), bad, span, twice)
 
 # %% ../nbs/10_monitor.ipynb #25934c35
 SETTINGS = { # section -> name -> (type, default)
@@ -287,12 +290,12 @@ def _sound_channels(c, refuse):
     if bool(c.email.user) != bool(c.email.password): refuse("[email] user and password go together: the names of two environment variables")
     return c
 
-# %% ../nbs/10_monitor.ipynb #5a330ea0
+# %% ../nbs/10_monitor.ipynb #3092af0d
 def _watched(c, frame): # features and answers
     return frame.drop(columns=[x for x in (c.columns.label, *c.source.ignore, *(BESIDE if c.source.log else ())) if x in frame])
 
-def fit(c, start=None, end=None, file=None, now=None) -> Reference: # c: settings
-    "Learn the reference from the source (or another file of the same form) and save it where the settings say."
+def fit(c, start=None, end=None, file=None, now=None): # c: settings -> Reference, Batch
+    "Learn the reference from the source (or another file of the same form) and save it where the settings say. Returns it, and the rows that it was made from."
     source = Path(file) if file else c.place
     batch = read(source, c.zone, c.columns, start, end, now, c.source.header, log=bool(c.source.log) and not file)
     if not len(batch.frame): raise ValueError(f"{source} has no usable rows in this window" + (f"; it has some from {batch.span[0]:%Y-%m-%d %H:%M} to {batch.span[1]:%Y-%m-%d %H:%M} UTC" if batch.span else ""))
@@ -301,7 +304,7 @@ def fit(c, start=None, end=None, file=None, now=None) -> Reference: # c: setting
     reference = Reference.fit(frame, c.name, categories=[*c.source.categories, c.columns.predicted], predictions=answers)
     c.reference.parent.mkdir(parents=True, exist_ok=True)
     reference.save(c.reference)
-    return reference
+    return reference, batch
 
 # %% ../nbs/10_monitor.ipynb #44a4689e
 def wilson(k:int, n:int, level:float=0.95):
@@ -376,7 +379,7 @@ def _trend(c, means):
     why = f"the mean confidence {'fell' if level != 'ok' else 'does not clearly fall'} over the last {len(means)} windows: {means[0]:.3g} at first, {means[-1]:.3g} now"
     return [Finding("trend of the confidence", "trend", float(np.nan_to_num(tau)), float(np.nan_to_num(p, nan=1)), None, -fall, "change of the mean", level, why, len(means) - 1, 1)]
 
-# %% ../nbs/10_monitor.ipynb #8381f6bb
+# %% ../nbs/10_monitor.ipynb #f89f2f0a
 def _watch_rows(c, batch, rows, window, earlier): # rows: good and bad of the window itself; earlier: rows a day
     day, found, metrics = rows / max(window.hours / 24, 1e-9), [], {"rows": rows, "bad_rows": len(batch.bad)}
     if not c.window.rows:
@@ -384,9 +387,9 @@ def _watch_rows(c, batch, rows, window, earlier): # rows: good and bad of the wi
         if not rows or usual:
             level = "drift" if not rows or day < c.traffic.least * usual else "ok"
             newest = f"; the newest usable row is of {batch.span[1].tz_convert(c.zone):%Y-%m-%d %H:%M}" if batch.span and not rows else ""
-            found.append(Finding("traffic", "traffic", day, None, None, day / usual - 1 if usual else -1.0, "relative change", level, f"{rows:,} rows, {day:,.3g} a day" + (f"; usual are {usual:,.3g} a day" if usual else "") + newest, 0, rows))
+            found.append(Finding("traffic", "traffic", day, None, None, day / usual - 1 if usual else -1.0, "relative change", level, (f"{rows:,} rows came, {day:,.3g} a day" if rows else "no rows came") + (f"; usual are {usual:,.3g} a day" if usual else "") + newest, 0, rows))
     if batch.bad:
-        share, (place, why) = len(batch.bad) / max(rows, 1), batch.bad[0]
+        share, (place, why, _) = len(batch.bad) / max(rows, 1), batch.bad[0]
         found.append(Finding("bad rows", "bad rows", float(len(batch.bad)), None, None, share, "share", "drift" if share > c.traffic.bad else "watch", f"{len(batch.bad):,} of {rows:,} rows cannot be used and were left out; the first is {place}: {why}", 0, rows))
     return found, metrics
 
@@ -620,25 +623,23 @@ class Checked:
     @property
     def code(self): return UNTOLD if self.untold else ALARM if self.level == "drift" else QUIET
 
-# %% ../nbs/10_monitor.ipynb #920c027e
+# %% ../nbs/10_monitor.ipynb #7abc0b4d
 def _window(c, now): # of the settings; None: by rows
     if c.window.rows: return None
     return last_weeks(c.window.weeks, now, c.zone) if c.window.weeks else last_days(c.window.days, now, c.zone)
 
-def _gathered(c, window, now, kinds): # -> window, batch of the window and those before it for labels, frame of the window, rows good and bad
+def _gathered(c, window, now, kinds): # -> window, its batch, and the frame of it and of those before it, for labels
     if window is None: return _newest(c, now, kinds)
-    wide = wider(window, c.labels.windows)
-    batch = read(c.place, c.zone, c.columns, wide.start, window.end, now, c.source.header, kinds, bool(c.source.log))
-    here = read(c.place, c.zone, c.columns, window.start, window.end, now, c.source.header, kinds, bool(c.source.log)) if batch.bad and c.labels.windows > 1 else batch
-    frame, times = batch.since(pd.Timestamp(window.start))
-    return window, replace(here, frame=batch.frame), frame, len(frame) + len(here.bad)
+    batch = read(c.place, c.zone, c.columns, wider(window, c.labels.windows).start, window.end, now, c.source.header, kinds, bool(c.source.log))
+    return window, batch.since(pd.Timestamp(window.start)), batch.frame
 
 def _newest(c, now, kinds):
     batch = read(c.place, c.zone, c.columns, now=now, header=c.source.header, kinds=kinds, log=bool(c.source.log))
     if not len(batch.frame): raise ValueError(f"{c.place} has no rows yet")
-    frame, times = batch.frame.tail(c.window.rows).reset_index(drop=True), batch.times.tail(c.window.rows)
-    window = Window(times.iloc[0].to_pydatetime(), times.iloc[-1].to_pydatetime() + timedelta(microseconds=1), c.zone)
-    return window, replace(batch, frame=batch.frame.tail(c.window.rows * c.labels.windows)), frame, len(frame) + len(batch.bad)
+    here = batch.since(batch.times.iloc[-min(c.window.rows, len(batch.times))])
+    here = replace(here, frame=here.frame.tail(c.window.rows).reset_index(drop=True), times=here.times.tail(c.window.rows), twice=here.twice[-c.window.rows:])  # equal times at the border
+    window = Window(here.times.iloc[0].to_pydatetime(), here.times.iloc[-1].to_pydatetime() + timedelta(microseconds=1), c.zone)
+    return window, here, batch.frame.tail(c.window.rows * c.labels.windows)
 
 # %% ../nbs/10_monitor.ipynb #58cdd650
 def _report_of(c, reference, frame, more, window, metrics, made): # -> dict of the versioned JSON
@@ -707,20 +708,21 @@ def _channels(c, environ): # -> {channel: send(items, footer)}; a variable that 
         out["email"] = lambda items, footer: send_email(c, email_message(c, _subject(c.name, items), _lines(items, c.zone), footer), user, password)
     return out
 
-# %% ../nbs/10_monitor.ipynb #9de35024
+# %% ../nbs/10_monitor.ipynb #5a4f9fd3
 def _found(c, window, now, state): # -> Checked without a report, dict of the report
     reference = _reference(c)
-    window, batch, frame, rows = _gathered(c, window, now, {k: x.kind for k, x in reference.columns.items()})
+    window, batch, wide = _gathered(c, window, now, {k: x.kind for k, x in reference.columns.items()})
+    frame = batch.frame
     past = [h for h in state.history(window.start) if h["metrics"].get("rows")] if state else []
     means, days = ([h["metrics"][k] if k != "confidence" else h["metrics"][k]["value"] for h in past if k in h["metrics"]] for k in ("confidence", "rows_per_day"))
-    more, metrics = _watch_rows(c, batch, rows, window, days)
+    more, metrics = _watch_rows(c, batch, len(batch), window, days)
     if len(frame):
         found, metrics["shares"] = _watch_shares(c, frame[c.columns.predicted])
-        for extra, figures in (_watch_confidence(c, frame, means[-11:]), _watch_labels(c, batch.frame)): found += extra; metrics |= figures
+        for extra, figures in (_watch_confidence(c, frame, means[-11:]), _watch_labels(c, wide)): found += extra; metrics |= figures
         more += found
     data, findings = _report_of(c, reference, frame, more, window, metrics, now)
-    notes = [f"{batch.twice} local times lie in the hour that came twice; they were taken for the first one"] if batch.twice else []
-    return Checked(c.name, window, rows, findings, metrics, notes=notes), data
+    notes = [f"{batch.twice.sum()} rows have a local time that came twice when clocks were set back; the first one was taken. Log UTC, or times with an offset"] if batch.twice.any() else []
+    return Checked(c.name, window, len(batch), findings, metrics, notes=notes), data
 
 def _reference(c):
     if not c.reference.is_file(): raise FileNotFoundError(f"there is no reference {c.reference}; make it with  mlops-course monitor fit {c.path.name}")
@@ -860,7 +862,7 @@ day = "monday"
 time = "06:00"                   # in the zone above
 '''
 
-# %% ../nbs/10_monitor.ipynb #7e3dafb3
+# %% ../nbs/10_monitor.ipynb #a2b22d54
 def init(source, to="monitor.toml", zone="UTC") -> Path:
     "Write settings for a CSV or Parquet file, or for the folder of a prediction log, to `to`, which must not be there yet."
     source, to = Path(source), Path(to)
@@ -871,9 +873,11 @@ def init(source, to="monitor.toml", zone="UTC") -> Path:
     else:
         columns = _guess(list(next(iter((_parquet_pieces if source.suffix.lower() in PARQUET else _csv_pieces)(source, None)))[0].columns))
         (classes, odd), kind = _looks_like(source, columns), "file"
-    lines = [f'{k} = {text(v or "")}'.ljust(33) + ("# " + about) if v else f'# {k} = "..."'.ljust(33) + "# NOT FOUND: " + about for k, v, about in ((k, columns.get(k), w) for k, w in (("time", "ISO 8601"), ("predicted", "the class that the model said"), ("confidence", "of that class, 0 to 1"), ("label", "what was true, as far as it is known")))] if columns else ["# the columns of a prediction log are known"]
-    made = TEMPLATE.format(file=to.name, name=text(re.sub(r"[^\w .-]", "-", source.stem)[:60]), source=f"{kind} = {text(where)}".ljust(33) + ("# a prediction log (chapter 05)" if kind == "log" else "# CSV or Parquet"), zone=text(zone_name), columns="\n".join(lines),
+    told = dict(time="ISO 8601", predicted="the class that the model said", confidence="of that class, 0 to 1", label="what was true, as far as it is known")
+    lines = [f"{k} = {text(columns[k])}  # {about}" if columns[k] else f'# {k} = "..."  # NOT FOUND: {about}' for k, about in told.items()] if columns else ["# the columns of a prediction log are known"]
+    made = TEMPLATE.format(file=to.name, name=text(re.sub(r"[^\w .-]", "-", source.stem)[:60]), source=f"{kind} = {text(where)}  # " + ("a prediction log (chapter 05)" if kind == "log" else "CSV or Parquet"), zone=text(zone_name), columns="\n".join(lines),
                            ignore=text(odd), floors="\n".join(f"# {text(k)} = 0.4" for k in classes) or '# "Healthy" = 0.4')
+    made = "\n".join(f"{m[1]:32} {m[2]}" if (m := re.fullmatch(r"(\S.*?\S)\s{2,}(# .*)", line)) else line for line in made.split("\n"))  # comments one below the other
     with open(to, "x", encoding="utf-8") as out: out.write(made)
     return to
 
