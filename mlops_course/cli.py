@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'Course', 'Json', 'Labs', 'WRONG', 'BAD_INPUT', 'REFUSED', 'STUDENTS', 'ENGINEERS', 'INSTRUCTORS', 'AUTHORS',
-           'kernel_app', 'KernelName', 'serve_app', 'Model', 'Host', 'Port', 'LogTo', 'Roster', 'Graded', 'doctor',
-           'list_', 'check', 'kernel_install', 'kernel_remove', 'minimal', 'api', 'tfserving', 'rollout',
-           'check_server', 'publish', 'score', 'release', 'demo_class', 'collect', 'grade', 'hints', 'mark', 'report',
-           'export', 'derive', 'verify', 'main']
+           'kernel_app', 'KernelName', 'serve_app', 'Model', 'Host', 'Port', 'LogTo', 'monitor_app', 'MonitorFile',
+           'Start', 'End', 'Roster', 'Graded', 'doctor', 'list_', 'check', 'kernel_install', 'kernel_remove', 'minimal',
+           'api', 'tfserving', 'rollout', 'monitor_check', 'monitor_init', 'monitor_fit', 'monitor_history',
+           'monitor_test', 'monitor_cron', 'monitor_kubernetes', 'check_server', 'publish', 'score', 'release',
+           'demo_class', 'collect', 'grade', 'hints', 'mark', 'report', 'export', 'derive', 'verify', 'main']
 
 # %% ../nbs/cli.ipynb #4d87ae6c
 import json, os, sys
@@ -230,6 +231,105 @@ def rollout(config: Annotated[Path, typer.Argument(help="TOML file that names th
     except (ValueError, OSError) as e:
         _complain(e)
         raise typer.Exit(BAD_INPUT)
+
+# %% ../nbs/cli.ipynb #2debf5db
+monitor_app = typer.Typer(no_args_is_help=True, help="Watch a model in service: drift, accuracy, class shares, confidence, traffic. In order: init, fit, check, then cron or kubernetes.")
+app.add_typer(monitor_app, name="monitor", rich_help_panel=ENGINEERS)
+MonitorFile = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Settings; init writes them.", exists=True, dir_okay=False)]
+Start = Annotated[Optional[str], typer.Option(help="First moment, such as 2026-03-01 or 2026-03-01T06:00; in the zone of the settings.")]
+End = Annotated[Optional[str], typer.Option(help="First moment that is not looked at any more.")]
+
+def _monitored(work):
+    "What `work` returns; what a person can mend is one line and code 2."
+    import sqlite3, traceback
+    try: return work()
+    except typer.Exit: raise
+    except (ValueError, OSError, ImportError, sqlite3.Error) as e: _complain(f"mlops-course: {e}")
+    except Exception: traceback.print_exc()
+    raise typer.Exit(BAD_INPUT)
+
+# %% ../nbs/cli.ipynb #fb0f69a9
+@monitor_app.command("check", help="""Look at one window of the log (last week, by default), write the report, tell whom it concerns.
+
+Exit codes, for cron and Kubernetes:
+
+\b
+0  no alarm: all quiet, or too few rows to tell
+1  alarm: something drifted or is below its floor, or no rows came
+2  bad input or settings, or an error of the program
+3  an alert could not be sent; the next check tries again
+
+The same window checked again gives the same report and no second alert.""")
+def monitor_check(config: MonitorFile, at: Annotated[Optional[str], typer.Option(help="As if it were run then. Default: now.")] = None, start: Start = None, end: End = None,
+                  dry_run: Annotated[bool, typer.Option("--dry-run", help="Look and print only: no report, no history, no alerts.")] = False, as_json: Json = False):
+    from mlops_course import monitor as m
+    def work():
+        c = m.settings(config)
+        if (start is None) != (end is None): raise ValueError("--start and --end go together")
+        window = m.Window(m.moment(start, c.zone), m.moment(end, c.zone), c.zone) if start else None
+        if window and window.start >= window.end: raise ValueError(f"--start {start} must lie before --end {end}")
+        return m.check(c, m.moment(at, c.zone) if at else None, window, dry_run)
+    done = _monitored(work)
+    if as_json: _print_json({"code": done.code, "level": done.level, "start": done.window.start.isoformat(), "end": done.window.end.isoformat(), "report": done.report, "metrics": done.metrics, "told": done.told, "untold": done.untold, "findings": [vars(f) for f in done.findings if f.level != "ok"]})
+    else: _say(*m.lines_of(done))
+    raise typer.Exit(done.code)
+
+# %% ../nbs/cli.ipynb #c42e96a2
+@monitor_app.command("init")
+def monitor_init(source: Annotated[Path, typer.Argument(help="A CSV or Parquet file, or the folder of a prediction log.")], to: Annotated[Path, typer.Option(help="Where to write the settings.")] = Path("monitor.toml"),
+                 zone: Annotated[str, typer.Option(help="Time zone of weeks and days, such as Asia/Kolkata.")] = "UTC"):
+    "Write settings, with a comment at each line, from the columns of a log."
+    from mlops_course.monitor import init
+    made = _monitored(lambda: init(source, to, zone))
+    _say(f"wrote {made}; read it, then:  mlops-course monitor fit {made}")
+
+@monitor_app.command("fit")
+def monitor_fit(config: MonitorFile, start: Start = None, end: End = None, file: Annotated[Optional[Path], typer.Option(help="Another file of the same form, such as the training data as the service logs them. Default: the source of the settings.")] = None):
+    "Learn what is normal, from good weeks, and save it as the reference."
+    from mlops_course import monitor as m
+    def work():
+        c = m.settings(config)
+        return c, m.fit(c, *(m.moment(t, c.zone) if t else None for t in (start, end)), file)
+    c, (reference, rows) = _monitored(work)
+    for place, why, _ in rows.bad[:3]: _say(f"left out {place}: {why}")
+    if len(rows.bad) > 3: _say(f"left out {len(rows.bad) - 3:,} more rows")
+    _say(f"wrote {c.reference}: {reference.rows:,} rows, {len(reference.columns)} columns ({', '.join(reference.columns)})", f"Then:  mlops-course monitor check {config}")
+
+@monitor_app.command("history")
+def monitor_history(config: MonitorFile, as_json: Json = False):
+    "Earlier checks: window, verdict, rows, accuracy, confidence."
+    from mlops_course import monitor as m
+    def work():
+        c = m.settings(config)
+        if not (c.folder / "state.db").exists(): raise FileNotFoundError(f"nothing was checked yet; run  mlops-course monitor check {config}")
+        with m.State(c.folder / "state.db") as state: return c, state.history()
+    c, rows = _monitored(work)
+    if as_json: return _print_json(rows)
+    shown = lambda v: f"{v['value']:.3f}" if v else "-"
+    local = lambda t: f"{m.moment(t, c.zone).astimezone(c.zone):%Y-%m-%d %H:%M}"
+    _say(f"{'from':16}  {'to':16}  {'verdict':9} {'rows':>8}  accuracy  confidence", *(f"{local(r['start'])}  {local(r['end'])}  {m._WORDS[r['level']]:9} {r['metrics'].get('rows', 0):8,}  {shown(r['metrics'].get('accuracy')):>8}  {shown(r['metrics'].get('confidence')):>10}" for r in rows))
+
+# %% ../nbs/cli.ipynb #b9b494df
+@monitor_app.command("test")
+def monitor_test(config: MonitorFile):
+    "Send a trial message through every channel of the settings. Code 3 where one does not take it."
+    from mlops_course import monitor as m
+    told = _monitored(lambda: m.trial(m.settings(config)))
+    _say(*(f"{channel}: {why or 'sent'}" for channel, why in told.items()))
+    if any(told.values()): raise typer.Exit(REFUSED)
+
+@monitor_app.command("cron")
+def monitor_cron(config: MonitorFile):
+    "Print a crontab line with its time zone."
+    from mlops_course import monitor as m
+    import shutil
+    _say(_monitored(lambda: m.cron(m.settings(config), shutil.which("mlops-course") or "mlops-course")).rstrip())
+
+@monitor_app.command("kubernetes")
+def monitor_kubernetes(config: MonitorFile, image: Annotated[str, typer.Option(help="Container image that has mlops-course in it.")] = "mlops-course:latest", claim: Annotated[str, typer.Option(help="PersistentVolumeClaim with data, reference and state.")] = "monitor-data"):
+    "Print a CronJob for Kubernetes."
+    from mlops_course import monitor as m
+    typer.echo(_monitored(lambda: m.kubernetes(m.settings(config), image, claim)), nl=False)
 
 # %% ../nbs/cli.ipynb #12953bb6
 @app.command("check-server", rich_help_panel=ENGINEERS)
