@@ -515,7 +515,7 @@ def _json(self) -> str:
 
 Report.asdict, Report.json = _asdict, _json
 
-# %% ../nbs/09_detect.ipynb #ebc3579d
+# %% ../nbs/09_detect.ipynb #b7038529
 _COLOURS = dict(drift="#c4511f", watch="#e0a32e", unsure="#808080", ok="#2f7d4f")
 
 def _text(self):
@@ -527,7 +527,11 @@ def _html(self, most=12):
     cell = lambda v: f"<td style='text-align:left'>{escape(v if isinstance(v, str) else '' if v is None else f'{v:.3g}')}</td>"
     rows = [f"<tr><td style='background:{_COLOURS[f.level]};color:white'>{f.level}</td>" + "".join(map(cell, (f.column, f.test, f.adjusted, f.effect, f.effect_name, f.why))) + "</tr>" for f in self.findings[:most]]
     head = "".join(f"<th style='text-align:left'>{h}</th>" for h in ("level", "column", "test", "adjusted p", "effect", "in", "why"))
-    return f"<p><b style='color:{_COLOURS[self.level]}'>{escape(_text(self).splitlines()[0])}</b></p><table><tr>{head}</tr>{''.join(rows)}</table>"
+    return f"<p><b style='color:{_COLOURS[self.level]}'>{escape(_text(self).splitlines()[0])}</b></p><table><tr>{head}</tr>{''.join(rows)}</table>{_folded(self)}"
+
+def _folded(self): # the whole page, in a frame that may run nothing
+    from mlops_course.report import html
+    return f"<details><summary>The whole report</summary><iframe sandbox srcdoc='{escape(html(self))}' width='100%' height='700' style='border:1px solid #8888'></iframe></details>"
 
 Report.__str__ = Report.__repr__ = _text
 Report._repr_html_ = _html
