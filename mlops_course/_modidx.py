@@ -471,6 +471,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_course.detect._finite': ('detect.html#_finite', 'mlops_course/detect.py'),
                                      'mlops_course.detect._float': ('detect.html#_float', 'mlops_course/detect.py'),
                                      'mlops_course.detect._floats': ('detect.html#_floats', 'mlops_course/detect.py'),
+                                     'mlops_course.detect._folded': ('detect.html#_folded', 'mlops_course/detect.py'),
                                      'mlops_course.detect._framed': ('detect.html#_framed', 'mlops_course/detect.py'),
                                      'mlops_course.detect._head': ('detect.html#_head', 'mlops_course/detect.py'),
                                      'mlops_course.detect._html': ('detect.html#_html', 'mlops_course/detect.py'),

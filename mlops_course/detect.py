@@ -381,60 +381,65 @@ def _share_test(column, test, a, n, b, m, what): # a of n in the reference, b of
     said = lambda: f"{100 * b / m:.3g} % of the values are {what}; in the reference {100 * a / n:.3g} %"
     return _Test(column, test, b / m, _share_p(a, n, b, m), b / m - a / n, "share", n, m, said)
 
-# %% ../nbs/09_detect.ipynb #ff94b2a7
+# %% ../nbs/09_detect.ipynb #d44a5b1c
 def _range_test(name, c, x, n, m): # c: reference column, x: sorted finite current values
     if c.values[0] <= x[0] and x[-1] <= c.values[-1]: return _Test(name, "range", 0.0, 1.0, 0.0, "share", n, m)
     above, below = m - np.searchsorted(x, c.values[-1], side="right"), np.searchsorted(x, c.values[0], side="left")
     p = min(1.0, 2 * min(_outside_p(above, n, m), _outside_p(below, n, m)))
-    said = lambda: f"{above + below} of {m} values lie outside the range of the reference, {c.values[0]:.6g} to {c.values[-1]:.6g}; they reach from {x[0]:.6g} to {x[-1]:.6g}"
+    said = lambda low=x[0], high=x[-1]: f"{above + below} of {m} values lie outside the range of the reference, {c.values[0]:.6g} to {c.values[-1]:.6g}; they reach from {low:.6g} to {high:.6g}"
     return _Test(name, "range", float(above + below), float(p), float(above + below) / m, "share", n, m, said)
 
 def _stuck_test(name, c, x, n, m):
     if x[0] < x[-1] or m < 2 or c.values[0] == c.values[-1] == x[0]: return _Test(name, "constant", 0.0, 1.0, 0.0, "share", n, m)
     held = float(np.searchsorted(c.values, x[0], side="right") - np.searchsorted(c.values, x[0], side="left")) / n
-    return _Test(name, "constant", float(m), _stuck_p(c.most, n, m), 1 - held, "share", n, m, lambda: f"all {m} values are {x[0]:.6g}; in the reference {100 * held:.3g} % are")
+    return _Test(name, "constant", float(m), _stuck_p(c.most, n, m), 1 - held, "share", n, m, lambda value=x[0]: f"all {m} values are {value:.6g}; in the reference {100 * held:.3g} % are")
 
-# %% ../nbs/09_detect.ipynb #db5c2337
-def _say_gap(c, x, at):
-    now, then = [np.searchsorted(v, at, side="right") / len(v) for v in (x, c.values)]
+# %% ../nbs/09_detect.ipynb #1ac2c6ad
+def _say_gap(c, now, at): # now: the share of current values up to `at`
+    then = np.searchsorted(c.values, at, side="right") / len(c.values)
     return f"{100 * now:.3g} % of the values are at most {at:.6g}; in the reference {100 * then:.3g} %"
 
-def _say_shift(c, x, effect):
-    return f"values are {'higher' if effect > 0 else 'lower'}: one of them is above one of the reference in {50 + 50 * effect:.3g} % of pairs; the median went from {_quantiles(c.values, [0.5])[0]:.6g} to {_quantiles(x, [0.5])[0]:.6g}"
+def _say_shift(c, median, effect): # median: of the current values
+    return f"values are {'higher' if effect > 0 else 'lower'}: one of them is above one of the reference in {50 + 50 * effect:.3g} % of pairs; the median went from {_quantiles(c.values, [0.5])[0]:.6g} to {median:.6g}"
 
-# %% ../nbs/09_detect.ipynb #eee80e61
-def _number_tests(columns, block, carry, pairs): # {name: _Numbers}, values (columns, rows), correlation of neighbours -> tests, pictures; `block` is sorted in place, `pairs` gets the counts for PSI
-    tests, pictures, looked = [], {}, []
-    look_up, sort = (_merger(), _sorter(block.shape[1])) if block.size >= COMPILED else (_look_up, np.ndarray.sort)
-    for (name, c), row, r in zip(columns.items(), block, carry):
+# %% ../nbs/09_detect.ipynb #bb777606
+def _number_tests(columns, block, carry, pairs): # {name: _Numbers}, their values (all of one length), correlation of neighbours -> tests, pictures; `pairs` gets the counts for PSI
+    tests, pictures, looked, rows, buffer = [], {}, [], max(map(len, block), default=0), None
+    look_up, sort = _look_up, np.ndarray.sort
+    if rows * len(block) >= COMPILED: look_up, sort, buffer = _merger(), _sorter(rows), np.empty(rows)
+    for (name, c), values, r in zip(columns.items(), block, carry):
+        row = np.empty(rows) if buffer is None else buffer
+        row[:] = values
         sort(row)
         x, infinite, missing = _finite(row)
-        n, m, rows = len(c.values), len(x), len(row)
+        n, m = len(c.values), len(x)
         worth = (_worth(n, c.carry), _worth(m, r)) if c.carry or r else None
         own = [_share_test(name, "missing", c.missing, c.rows, missing, rows, "missing"), _share_test(name, "infinite", c.infinite, c.rows, infinite, rows, "infinite")]
         if m: own += [_range_test(name, c, x, n, m), _stuck_test(name, c, x, n, m)]
         else: own.append(_Test(name, "ks", n=n, said=f"none of the {rows} values is a finite number, so there is nothing to compare", fixed="unsure"))
         for t in own:
             if t: t.worth = worth; tests.append(t)
-        if m: looked.append((name, c, x, n, m, worth, *look_up(c.values, x))); pairs[name] = c.shares, np.diff(x.searchsorted(c.cuts, side="right"))
+        if m:
+            found, pairs[name] = look_up(c.values, x), (c.shares, np.diff(x.searchsorted(c.cuts, side="right")))
+            looked.append((name, c, x.copy() if max(n, m) <= EXACT else None, n, m, worth, x.searchsorted(found[1], side="right") / m, x[m // 2], *found))
         pictures[name] = {"reference": c.picture, "current": _picture(c, x), "edges": c.picture_edges}
     return tests + _staircase_tests(looked), pictures
 
-# %% ../nbs/09_detect.ipynb #b7e2716f
+# %% ../nbs/09_detect.ipynb #e8b59c61
 def _staircase_tests(looked):
-    "KS and rank sum of all columns together. (Each of `looked`: name, reference column, sorted current values, n, m, worth, and what `_look_up` gave.)"
+    "KS and rank sum of all columns together. (Each of `looked`: name, reference column, sorted current values where they are few, n, m, worth, share up to the gap, median, and what `_look_up` gave.)"
     if not looked: return []
-    n, m, d, u = (np.array([row[i] for row in looked]) for i in (3, 4, 6, 8))
+    n, m, d, u = (np.array([row[i] for row in looked]) for i in (3, 4, 8, 10))
     ties = np.array([c.ties + added for _, c, *_, added in looked])
     z, p = _rank_z(u, n, m, ties), _ks_p(d, n, m)
     for i in np.flatnonzero((n <= EXACT) & (m <= EXACT)): # D is a whole number of 1/lcm(n, m), and scipy says so here
         d[i], p[i] = round(d[i] * np.lcm(n[i], m[i])) / np.lcm(n[i], m[i]), _ks_pvalue(d[i], looked[i][1].values, looked[i][2], "exact")[0]
     p_rank, shift = _two_sided(z), 2 * u / (n * m) - 1
     tests = []
-    for i, (name, c, x, n, m, worth, _, at, *_) in enumerate(looked):
+    for i, (name, c, _, n, m, worth, now, median, _, at, *_) in enumerate(looked):
         gap = float(d[i])
-        tests.append(_Test(name, "ks", gap, float(p[i]), gap, "D", n, m, lambda c=c, x=x, at=at: _say_gap(c, x, at), worth, decides=True))
-        tests.append(_Test(name, "rank sum", float(z[i]), float(p_rank[i]), float(shift[i]), "Cliff's delta", n, m, lambda c=c, x=x, e=shift[i]: _say_shift(c, x, e), worth))
+        tests.append(_Test(name, "ks", gap, float(p[i]), gap, "D", n, m, lambda c=c, now=now, at=at: _say_gap(c, now, at), worth, decides=True))
+        tests.append(_Test(name, "rank sum", float(z[i]), float(p_rank[i]), float(shift[i]), "Cliff's delta", n, m, lambda c=c, median=median, e=shift[i]: _say_shift(c, median, e), worth))
     return tests
 
 # %% ../nbs/09_detect.ipynb #ee91e3dc
@@ -515,7 +520,7 @@ def _json(self) -> str:
 
 Report.asdict, Report.json = _asdict, _json
 
-# %% ../nbs/09_detect.ipynb #ebc3579d
+# %% ../nbs/09_detect.ipynb #b7038529
 _COLOURS = dict(drift="#c4511f", watch="#e0a32e", unsure="#808080", ok="#2f7d4f")
 
 def _text(self):
@@ -527,7 +532,11 @@ def _html(self, most=12):
     cell = lambda v: f"<td style='text-align:left'>{escape(v if isinstance(v, str) else '' if v is None else f'{v:.3g}')}</td>"
     rows = [f"<tr><td style='background:{_COLOURS[f.level]};color:white'>{f.level}</td>" + "".join(map(cell, (f.column, f.test, f.adjusted, f.effect, f.effect_name, f.why))) + "</tr>" for f in self.findings[:most]]
     head = "".join(f"<th style='text-align:left'>{h}</th>" for h in ("level", "column", "test", "adjusted p", "effect", "in", "why"))
-    return f"<p><b style='color:{_COLOURS[self.level]}'>{escape(_text(self).splitlines()[0])}</b></p><table><tr>{head}</tr>{''.join(rows)}</table>"
+    return f"<p><b style='color:{_COLOURS[self.level]}'>{escape(_text(self).splitlines()[0])}</b></p><table><tr>{head}</tr>{''.join(rows)}</table>{_folded(self)}"
+
+def _folded(self): # the whole page, in a frame that may run nothing
+    from mlops_course.report import html
+    return f"<details><summary>The whole report</summary><iframe sandbox srcdoc='{escape(html(self))}' width='100%' height='700' style='border:1px solid #8888'></iframe></details>"
 
 Report.__str__ = Report.__repr__ = _text
 Report._repr_html_ = _html
@@ -642,16 +651,15 @@ def _order_test(name, r, then, m): # rows that know each other; `watch` where th
     said = f"neighbouring rows resemble each other (correlation {r:.2f}, in the reference {then:.2f}), so the verdict counts {m} rows as {_worth(m, r):.0f}; keep fewer rows, or shuffle them if their order means nothing"
     return [_Test(name, "order", float(r), effect=float(r - then), effect_name="correlation", m=m, said=said, fixed="ok" if then else "watch")]
 
-# %% ../nbs/09_detect.ipynb #c5a3ba8b
+# %% ../nbs/09_detect.ipynb #a6125920
 def _compared(self, frame, pairs): # -> tests, pictures; `pairs` gets the counts for PSI
     types, columns = dict(zip(frame.columns, frame.dtypes)), {}
     numbers, labels, tests = _sorted_out(self, frame, types)
     for name in numbers:
         columns[name], numbers[name], note = _alike(self, name, numbers[name], types[name])
         tests += note
-    block = np.stack(list(numbers.values())) if numbers else np.empty((0, len(frame)))
-    carry = _carry(block) if len(block) else []
-    found, pictures = _number_tests(columns, block, carry, pairs)
+    carry = _carry(np.stack([values[:10_000] for values in numbers.values()])) if numbers else []
+    found, pictures = _number_tests(columns, list(numbers.values()), carry, pairs)
     for (name, c), r in zip(columns.items(), carry): tests += _order_test(name, r, c.carry, len(frame))
     for name, x in labels.items():
         more, pictures[name] = _category(self.columns[name], name, x, pairs)

@@ -401,7 +401,7 @@ def _card(data, name, found, key):
     return _tag("article", head, _tag("div", words, _tag("div", plot, legend, class_="pic") if plot else None, class_="two"),
                 _folded(f"Statistics of {_many(len(found), 'test')}", _table(found, f"Tests of {_line(name, 40)}")), class_=f"card {column['level']}", id=f"c{key}")
 
-# %% ../nbs/10_report.ipynb #6ae3e1c8
+# %% ../nbs/10_report.ipynb #e664c7c7
 _LISTED = {"unsure": "Too few rows to tell", "ok": "Unchanged"} # levels whose columns take a line each
 
 def _quiet_row(data, name, found, own): # own: with its own reason
@@ -412,7 +412,7 @@ def _quiet_row(data, name, found, own): # own: with its own reason
         named, p, q, _ = max(_chosen(shape), key=lambda r: r[1], default=("", 0, 0, False))
         middle = _join([_named(named, 20) if named is not None else "others", f" {_share(p)} → {_share(q)}"])
     else: middle = " → ".join(_num(q[4], 3) if q else "–" for q in shape["quantiles"]) if shape else "–"
-    cells = [_spark(shape), middle, _share(gone.statistic) if gone else "–", _p(adjusted), _num(column["psi"], 2)]
+    cells = [_spark(shape), middle, _share(gone.statistic if gone else 0), _p(adjusted), _num(column["psi"], 2)]
     why = _tag("td", *[_tag("p", _line(w, 600)) for w in _sentences(found)], class_="why") if own else None
     return _tag("tr", _tag("th", _icon(column["level"]), " ", _named(name, 40), scope="row"), *[_tag("td", "" if c is None else c) for c in cells], why)
 
@@ -441,10 +441,10 @@ def _notes(data):
     out.append("No test of inputs or answers sees that the right answer has changed (concept drift). That takes outcomes.")
     return _tag("section", _tag("h2", "Read this before you rely on it"), _tag("ul", *[_tag("li", n) for n in out]), class_="panel notes")
 
-# %% ../nbs/10_report.ipynb #a998ef69
+# %% ../nbs/10_report.ipynb #39d3fc93
 _CSS = """
 *{box-sizing:border-box}
-body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif;font-variant-numeric:tabular-nums;-webkit-text-size-adjust:100%}
+body{margin:0;background:var(--bg);color:var(--ink);font:1rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif;font-variant-numeric:tabular-nums;-webkit-text-size-adjust:100%}
 main{max-width:68rem;margin:0 auto;padding:clamp(1rem,3vw,2.5rem) clamp(.8rem,3vw,2rem);overflow-wrap:anywhere}
 p,h1,h2,h3,h4,ul,dl,dd{margin:0}ul{padding:0}h1,h2,h3,h4{line-height:1.25;font-weight:640}
 h1{font-size:.95rem;color:var(--soft);font-weight:550}h2{font-size:1.2rem;margin-bottom:.8rem}h3{font-size:1.2rem}h4{font-size:.85rem;color:var(--soft)}
@@ -481,7 +481,8 @@ th,td{text-align:left;padding:.3rem .9rem .3rem 0;vertical-align:middle;white-sp
 a:focus-visible,summary:focus-visible,.wide:focus-visible{outline:2px solid var(--now);outline-offset:2px;border-radius:4px}
 footer{color:var(--soft);font-size:.85rem;margin-top:1.5rem}
 @media screen and (max-width:46rem){.two{grid-template-columns:minmax(0,1fr)}.verdict .i{width:2.3rem;height:2.3rem}.verdict{gap:.2rem .7rem}.quiet :is(td,th):nth-child(n+4):not(.why){display:none}.quiet tbody :is(th,td){white-space:normal}.quiet :is(td,th){padding-right:.5rem}.trust,.first{font-size:.93rem}}
-@media print{html{font-size:75%}body{background:#fff}main{max-width:none;padding:0}.card,.top,.panel tr{break-inside:avoid}.chips{display:none}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}.wide{overflow:visible}.stats{font-size:.8rem}}
+@page{margin:12mm}
+@media print{html{font-size:72%}body{background:#fff}main{max-width:none;padding:0}.card,.top,.panel tr{break-inside:avoid}.chips{display:none}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}.wide{overflow:visible}.stats{font-size:.8rem}}
 """
 
 def _sheet():

@@ -1,6 +1,7 @@
 """Chapter 09, whole tables: every statistic and p-value held against scipy, columns of every kind and every damage, files of strangers, and the promised error rates in small (benchmarks/drift/calibration.py has the large ones)."""
 import hashlib
 import json
+import re
 import warnings
 from decimal import Decimal
 
@@ -93,6 +94,22 @@ def test_the_compiled_walk_gives_what_the_look_up_gives(a, b):
         m.setattr("mlops_course.detect.COMPILED", 1)
         compiled = reference.score(batch)
     assert [(f.test, f.statistic, f.pvalue, f.level) for f in compiled.findings] == [(f.test, f.statistic, f.pvalue, f.level) for f in plain.findings]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_batch_is_left_as_it_is_and_each_sentence_is_about_its_own_column(compiled, monkeypatch):
+    if compiled: pytest.importorskip("numba"); monkeypatch.setattr("mlops_course.detect.COMPILED", 1)
+    batch = pd.DataFrame(RNG.normal(size=(400, 6)) * np.arange(1, 7) + 10 * np.arange(6))
+    batch.iloc[::9, 2], batch[4] = np.nan, 7.0
+    before, found = batch.copy(), by_test(Reference.fit(RNG.normal(size=(2000, 6))).score(batch))
+    pd.testing.assert_frame_equal(batch, before)
+    for c in batch:
+        x = np.sort(batch[c].dropna())
+        assert f"to {x[len(x) // 2]:.6g}" in found[str(c), "rank sum"].why or found[str(c), "rank sum"].level == "ok"
+        if found[str(c), "range"].level == "drift": assert f"from {x[0]:.6g} to {x[-1]:.6g}" in found[str(c), "range"].why
+        at = re.search(r"([\d.]+) % of the values are at most ([-\d.e]+);", found[str(c), "ks"].why)
+        if at: assert abs(float(at[1]) - 100 * (x <= float(at[2]) + 1e-5).mean()) < 1, found[str(c), "ks"].why
+    assert sum(f.level == "drift" for f in found.values()) > 10 and "all 400 values are 7" in found["4", "constant"].why
 
 
 @some
