@@ -125,6 +125,13 @@ def test_range_and_stuck_columns_from_two_sketches():
     assert found["x", "range"].level == "drift" and 9500 < found["x", "range"].statistic < 10_500 and found["y", "constant"].level == "drift" and "all 20000 values are 0.5" in found["y", "constant"].why
 
 
+def test_a_single_value_out_of_range_is_known_though_the_sketch_lost_it():
+    reference = sketch({"x": RNG.random(60_000)}, k=50)
+    for _ in range(8):
+        found = by_test(reference.score(sketch({"x": RNG.permutation(np.append(RNG.random(4999), 7.0))}, k=50)))["x", "range"]
+        assert found.statistic >= 1 and 0 < found.pvalue <= 2 * 5000 / 65_000 + 1e-9 and found.level == "unsure" # with so small a k, a tenth of the rows might be out there
+
+
 def test_levels_against_those_of_the_rows():
     a = pd.DataFrame(RNG.normal(size=(100_000, 12)))
     b = pd.DataFrame(RNG.normal(size=(100_000, 12))) + np.linspace(0, 0.11, 12)
@@ -438,3 +445,39 @@ def test_a_cluster_of_processes_gives_what_one_pass_gives(table):
 def test_statistics_are_those_of_the_rows():
     a, b = RNG.normal(size=3000), RNG.normal(size=700)
     assert by_test(sketch({"x": a}).score({"x": b}))["x", "ks"].statistic == ks_statistic(a, b)
+
+
+# --- the measurement of a hundred million rows ----------------------------------------------------------------------------------------
+
+@pytest.fixture
+def large():
+    import importlib.util
+    from pathlib import Path
+    spec = importlib.util.spec_from_file_location("large", Path(__file__).parent.parent / "benchmarks/drift/large.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_committed_figures_are_those_of_the_page_and_keep_the_targets(large):
+    found = json.loads((large.HERE / "large.json").read_text())
+    assert large.figures(found) == found["figures"] and large.page(found) == (large.HERE / "large.md").read_text()
+    assert all(found["figures"][name] <= limit for name, (_, limit) in large.TARGETS.items()) and found["scans"][-1]["rows"] == 100_000_000
+    assert all(c["interval"][0] <= c["true"] <= c["interval"][1] for c in found["check"]["columns"]) # 20 of 20 is not promised, but was so
+
+
+def test_heights_are_the_widest_distance_of_two_staircases(large):
+    x = np.sort(RNG.normal(size=20_000).astype("f4").round(2))
+    stairs = sketch({"x": x}, k=50).columns["x"].stairs
+    grid = np.unique(np.concatenate([x, stairs.values.astype("f4")])).astype(float)
+    assert large.heights(stairs, x) == pytest.approx(np.abs(stairs.below(grid) / stairs.n - x.searchsorted(grid.astype("f4"), "right") / len(x)).max())
+
+
+def test_the_table_is_what_it_says(large, monkeypatch, tmp_path):
+    monkeypatch.setattr(large, "PART", 4000), monkeypatch.setattr(large, "GROUP", 1000)
+    large.write(tmp_path / "t", 2, 1)
+    files = sorted((tmp_path / "t").iterdir())
+    read = pd.concat([pd.read_parquet(f) for f in files])
+    assert len(read) == 8000 and list(read) == large.COLUMNS and set(map(str, read.dtypes)) == {"float32"} and read.x9.isna().mean() == pytest.approx(0.01, abs=0.006) and read.x19.mean() == pytest.approx(0.08, abs=0.05)
+    assert np.array_equal(large.one_column(files, "x9"), np.sort(read.x9.dropna().to_numpy())) and large.scanned(files, tmp_path / "s")["rows"] == large.only_read(files)["rows"] == 8000
+    assert Sketch.load(tmp_path / "s").columns["x9"].missing == read.x9.isna().sum()
