@@ -57,6 +57,15 @@ def test_labels_for_nobody_do_not_fill_the_memory():
     assert len(q.early) == 10 and q.state["labels without a prediction"] == 1000
 
 
+def test_an_early_label_that_comes_again_waits_anew():
+    q = LabelQueue(patience=3)
+    q.labelled("z", 1); q.labelled("y", 1)
+    for i in range(3): q.predicted(i, 0)
+    q.labelled("z", 0)
+    q.predicted(3, 0)
+    assert q.predicted("y", 1) == [] and [p.wrong for p in q.predicted("z", 0)] == [False]
+
+
 @pytest.mark.parametrize("value,word", [(None, "missing"), (np.nan, "missing"), (pd.NA, "missing"), (0.5, "no class"), (math.inf, "no class"), ([1], "list"), (b"1", "bytes"), ({}, "dict")])
 def test_what_is_no_answer_is_refused_and_changes_nothing(value, word):
     q = LabelQueue()
@@ -372,6 +381,7 @@ def test_what_was_saved_scores_the_same(tmp_path):
 def test_directions_do_not_hang_on_a_sign_or_on_the_order():
     x = np.random.default_rng(0).normal(size=(200, 10)) * np.arange(10, 0, -1)
     a, b = Components.fit(x, 3), Components.fit(x[::-1], 3)
+    assert np.allclose(np.exp(2 * a(x)[:, 3]) + (a(x)[:, :3]**2).sum(1), ((x - x.mean(0))**2).sum(1))  # Pythagoras
     assert np.allclose(a(x), b(x)) and np.isfinite(Components.fit(np.ones((20, 4)), 2)(np.ones((3, 4)))).all()
 
 
