@@ -194,6 +194,29 @@ def test_no_rows_is_an_alarm_and_an_asked_for_window_without_rows_an_error(servi
     with pytest.raises(ValueError, match="has no rows from Thu 2020-01-02"): service(window=m.Window(datetime(2020, 1, 2, tzinfo=UTC), datetime(2020, 1, 3, tzinfo=UTC), INDIA))
 
 
+def test_an_asked_for_window_is_a_report_and_nothing_else(service):
+    service.add(WEEKS[4], shift=1)
+    with slack_server(200) as (url, got):
+        whole = m.Window(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 10, tzinfo=UTC), INDIA)
+        done = service("2026-04-06T06:00", '[slack]\nwebhook = "HOOK"\n', {"HOOK": url}, window=whole)
+        assert done.code == 1 and done.rows == 2500 and done.report.with_suffix(".json").exists() and not done.told and not got
+        with m.State(service.folder / "monitor/state.db") as state: assert state.history() == []
+        assert service("2026-04-06T06:00", '[slack]\nwebhook = "HOOK"\n', {"HOOK": url}).told == {"slack": 1}
+
+
+def test_a_check_by_a_clock_that_was_years_ahead_silences_nobody(service):
+    service.add(WEEKS[4], shift=1)
+    with slack_server(200) as (url, got):
+        rest, environ = '[slack]\nwebhook = "HOOK"\n', {"HOOK": url}
+        service("2029-01-01T06:00", rest, environ)
+        assert service("2026-04-06T06:00", rest, environ).told == {"slack": 2} and len(got) == 2 and "brightness" in str(got[1])
+
+
+def test_two_monitors_do_not_share_a_folder(service):
+    service()
+    with pytest.raises(ValueError, match="belongs to the monitor 'leaves', not to 'loans'"): m.check(settings_of(service.folder, name="loans"), now=NOW)
+
+
 def test_few_rows_are_called_few(service):
     service.add(WEEKS[4], n=12)
     done = service("2026-04-06T06:00", "[floors]\nHealthy = 0.4\n")
