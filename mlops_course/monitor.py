@@ -762,7 +762,7 @@ def _empty(c, window, now):
     span = read(c.place, c.zone, c.columns, now=now, header=c.source.header, log=bool(c.source.log)).span
     return f"{c.place} has no rows from {window}" + (f"; its rows go from {span[0].tz_convert(c.zone):%Y-%m-%d %H:%M} to {span[1].tz_convert(c.zone):%Y-%m-%d %H:%M}" if span else "")
 
-# %% ../nbs/10_monitor.ipynb #e8eb0388
+# %% ../nbs/10_monitor.ipynb #ee544f43
 def _written(c, done, data, now, state, channels):
     _atomically(c.folder / "drift.prom", prometheus(c.name, data, done.metrics, now))
     levels = {}
@@ -770,9 +770,9 @@ def _written(c, done, data, now, state, channels):
     wrong = {k: f.why for k, f in levels.items() if f.level == "drift"}
     unsaid = None if "shares" not in done.metrics else {k for k, f in levels.items() if f.level == "unsure"}
     newest = state.record(done.window, now, done.level, done.metrics, done.report.name, wrong, unsaid, channels)
-    if not newest: done.notes.append("a later window was checked before, so no alert was changed")
+    if not newest: done.notes.append("a later window was checked before, so nobody is told of this one")
     footer = f"{done.window}. Report: {c.alerts.report.rstrip('/') + '/' if c.alerts.report else ''}{done.report.name}"
-    for name, send in channels.items():
+    for name, send in channels.items() if newest else ():
         try: done.told[name] = state.deliver(name, partial(_send, send, footer, done.notes), now.timestamp(), c.alerts.cool_down * 86_400 - 3600)  # an hour less, for weeks with a day of 23
         except NotSent as e: done.untold[name] = str(e)
     return done
