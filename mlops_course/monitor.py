@@ -67,10 +67,11 @@ def wider(w:Window, n:int) -> Window:
     if not w.days: return replace(w, start=w.end - n * (w.end - w.start))
     return replace(w, start=midnight(w.local()[1].date() - timedelta(n * w.days), w.zone), days=n * w.days)
 
-# %% ../nbs/10_monitor.ipynb #7df11136
+# %% ../nbs/10_monitor.ipynb #8dbded5c
 def _stamp(v): # a cell -> datetime, in UTC where it has a zone; None where it is no time
     try:
         if isinstance(v, str): v = datetime.fromisoformat(v.strip())
+        elif type(v) is date: v = datetime.combine(v, Clock())
         elif not isinstance(v, datetime) or v != v: return None
         return v if v.tzinfo is None else v.astimezone(UTC)
     except (ValueError, OverflowError): return None
@@ -139,16 +140,17 @@ def _parquet_pieces(path, header):
         raise ValueError(f"{path} is no Parquet file: {str(e)[:200]}") from None
     yield frame.reset_index(drop=True), [f"row {i + 1}" for i in range(len(frame))], []
 
-# %% ../nbs/10_monitor.ipynb #d6b4cce9
+# %% ../nbs/10_monitor.ipynb #b1a31009
 LOG = Columns("time", "predicted", "confidence", "label")
 BESIDE = ("prediction_id", "model", "version", "latency")  # columns of the prediction log that are no features
 
 def _log_pieces(folder, since, until):
-    from mlops_course.predlog import PredictionLog
+    from mlops_course.predlog import PredictionLog, _utf8
     if not Path(folder).is_dir(): raise FileNotFoundError(f"there is no folder {folder}; [source] log names the folder of a prediction log (chapter 05)")
     log = PredictionLog(folder)
     try: frame = log.frame(since, until)
     finally: log.close()
+    frame = pd.DataFrame({_utf8(c): x.map(_utf8) if x.dtype == object else x for c, x in frame.items()}).__finalize__(frame)  # names from outside may be no Unicode
     yield frame, frame.prediction_id.map("prediction {}".format).tolist() if len(frame) else [], [("log", "a torn line, which the log left out")] * frame.attrs.get("torn", 0)
 
 # %% ../nbs/10_monitor.ipynb #5f0c794a
@@ -463,8 +465,8 @@ class State:
         try: yield; self.db.execute("COMMIT")
         except BaseException: self.db.execute("ROLLBACK"); raise
 
-# %% ../nbs/10_monitor.ipynb #673f2d1b
-def _row(t): return json.dumps(vars(t), ensure_ascii=False)
+# %% ../nbs/10_monitor.ipynb #26ba2277
+def _row(t): return json.dumps(vars(t))
 
 def _known(self, channel): return {key: Told(**json.loads(what)) for key, what in self.db.execute("SELECT key, what FROM told WHERE channel = ? ORDER BY key", (channel,))}
 
@@ -762,7 +764,7 @@ def _empty(c, window, now):
     span = read(c.place, c.zone, c.columns, now=now, header=c.source.header, log=bool(c.source.log)).span
     return f"{c.place} has no rows from {window}" + (f"; its rows go from {span[0].tz_convert(c.zone):%Y-%m-%d %H:%M} to {span[1].tz_convert(c.zone):%Y-%m-%d %H:%M}" if span else "")
 
-# %% ../nbs/10_monitor.ipynb #ee544f43
+# %% ../nbs/10_monitor.ipynb #6794581c
 def _written(c, done, data, now, state, channels):
     _atomically(c.folder / "drift.prom", prometheus(c.name, data, done.metrics, now))
     levels = {}
@@ -774,7 +776,8 @@ def _written(c, done, data, now, state, channels):
     footer = f"{done.window}. Report: {c.alerts.report.rstrip('/') + '/' if c.alerts.report else ''}{done.report.name}"
     for name, send in channels.items() if newest else ():
         try: done.told[name] = state.deliver(name, partial(_send, send, footer, done.notes), now.timestamp(), c.alerts.cool_down * 86_400 - 3600)  # an hour less, for weeks with a day of 23
-        except NotSent as e: done.untold[name] = str(e)
+        except (NotSent, TimeoutError) as e: done.untold[name] = str(e)
+        except Exception as e: done.untold[name] = f"an error of the program ({type(e).__name__})"  # its text might hold a secret; the other channel is tried all the same
     return done
 
 def _send(send, footer, notes, items):

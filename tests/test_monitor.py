@@ -283,6 +283,25 @@ def test_the_prediction_log(tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_names_that_are_no_unicode(tmp_path):
+    log, rng = PredictionLog(tmp_path / "predictions"), np.random.default_rng(0)
+    for day in range(1, 22):
+        for hour in range(20): log.write({"half \ud800": float(rng.normal(3 * (day > 14)))}, "class \ud801" if rng.random() < 0.5 else "b", 0.9, time=datetime(2026, 3, 1 + day, hour, tzinfo=UTC))
+    log.close()
+    c = settings_of(tmp_path, "predictions", zone="UTC", rest='[slack]\nwebhook = "HOOK"\n')
+    m.fit(c, end=datetime(2026, 3, 16, tzinfo=UTC), now=NOW)
+    with slack_server(200) as (url, got): done = m.check(c, now=datetime(2026, 3, 23, 6, tzinfo=UTC), environ={"HOOK": url})
+    assert done.code == 1 and done.told == {"slack": 1} and "New alarm: half" in str(got) and (c.folder / "drift.prom").read_text() and json.loads(done.report.with_suffix(".json").read_text())["level"] == "drift"
+
+
+def test_an_error_in_one_channel_does_not_silence_the_other(service, monkeypatch):
+    service.add(WEEKS[4], shift=1)
+    monkeypatch.setattr(m, "slack_message", lambda *a: {}["secret"])
+    with slack_server(200) as (url, got), mail_server(inbox := Inbox()) as port:
+        done = service("2026-04-06T06:00", f'[slack]\nwebhook = "HOOK"\n[email]\nhost = "localhost"\nsecurity = "none"\nport = {port}\nsender = "m@example.org"\nto = ["ada@example.org"]\n', {"HOOK": url})
+    assert done.code == 3 and done.told == {"email": 1} and "KeyError" in done.untold["slack"] and "secret" not in done.untold["slack"]
+
+
 def test_metrics_for_prometheus_are_what_its_parser_reads(service):
     from prometheus_client.parser import text_string_to_metric_families as parse
     service.add(WEEKS[4], healthy=0.3, labels=0.5)
