@@ -2287,6 +2287,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlops_course.monitor.State.__init__': ('monitor.html#state.__init__', 'mlops_course/monitor.py'),
                                       'mlops_course.monitor.State.alone': ('monitor.html#state.alone', 'mlops_course/monitor.py'),
                                       'mlops_course.monitor.State.close': ('monitor.html#state.close', 'mlops_course/monitor.py'),
+                                      'mlops_course.monitor.State.own': ('monitor.html#state.own', 'mlops_course/monitor.py'),
                                       'mlops_course.monitor.Told': ('monitor.html#told', 'mlops_course/monitor.py'),
                                       'mlops_course.monitor.Window': ('monitor.html#window', 'mlops_course/monitor.py'),
                                       'mlops_course.monitor.Window.__str__': ('monitor.html#window.__str__', 'mlops_course/monitor.py'),

@@ -248,7 +248,7 @@ def _monitored(work):
     except Exception: traceback.print_exc()
     raise typer.Exit(BAD_INPUT)
 
-# %% ../nbs/cli.ipynb #fb0f69a9
+# %% ../nbs/cli.ipynb #9bd7c26c
 @monitor_app.command("check", help="""Look at one window of the log (last week, by default), write the report, tell whom it concerns.
 
 Exit codes, for cron and Kubernetes:
@@ -260,7 +260,7 @@ Exit codes, for cron and Kubernetes:
 3  an alert could not be sent; the next check tries again
 
 The same window checked again gives the same report and no second alert.""")
-def monitor_check(config: MonitorFile, at: Annotated[Optional[str], typer.Option(help="As if it were run then. Default: now.")] = None, start: Start = None, end: End = None,
+def monitor_check(config: MonitorFile, at: Annotated[Optional[str], typer.Option(help="As if it were run then. Default: now.")] = None, start: Annotated[Optional[str], typer.Option(help="Look at this window instead: a report, and no alerts. 2026-03-01 or 2026-03-01T06:00, in the zone of the settings.")] = None, end: End = None,
                   dry_run: Annotated[bool, typer.Option("--dry-run", help="Look and print only: no report, no history, no alerts.")] = False, as_json: Json = False):
     from mlops_course import monitor as m
     def work():
@@ -274,7 +274,7 @@ def monitor_check(config: MonitorFile, at: Annotated[Optional[str], typer.Option
     else: _say(*m.lines_of(done))
     raise typer.Exit(done.code)
 
-# %% ../nbs/cli.ipynb #c42e96a2
+# %% ../nbs/cli.ipynb #b89c152d
 @monitor_app.command("init")
 def monitor_init(source: Annotated[Path, typer.Argument(help="A CSV or Parquet file, or the folder of a prediction log.")], to: Annotated[Path, typer.Option(help="Where to write the settings.")] = Path("monitor.toml"),
                  zone: Annotated[str, typer.Option(help="Time zone of weeks and days, such as Asia/Kolkata.")] = "UTC"):
@@ -302,7 +302,7 @@ def monitor_history(config: MonitorFile, as_json: Json = False):
     def work():
         c = m.settings(config)
         if not (c.folder / "state.db").exists(): raise FileNotFoundError(f"nothing was checked yet; run  mlops-course monitor check {config}")
-        with m.State(c.folder / "state.db") as state: return c, state.history()
+        with m.State(c.folder / "state.db", c.name) as state: return c, state.history()
     c, rows = _monitored(work)
     if as_json: return _print_json(rows)
     shown = lambda v: f"{v['value']:.3f}" if v else "-"

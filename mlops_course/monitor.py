@@ -67,10 +67,11 @@ def wider(w:Window, n:int) -> Window:
     if not w.days: return replace(w, start=w.end - n * (w.end - w.start))
     return replace(w, start=midnight(w.local()[1].date() - timedelta(n * w.days), w.zone), days=n * w.days)
 
-# %% ../nbs/10_monitor.ipynb #7df11136
+# %% ../nbs/10_monitor.ipynb #8dbded5c
 def _stamp(v): # a cell -> datetime, in UTC where it has a zone; None where it is no time
     try:
         if isinstance(v, str): v = datetime.fromisoformat(v.strip())
+        elif type(v) is date: v = datetime.combine(v, Clock())
         elif not isinstance(v, datetime) or v != v: return None
         return v if v.tzinfo is None else v.astimezone(UTC)
     except (ValueError, OverflowError): return None
@@ -139,16 +140,17 @@ def _parquet_pieces(path, header):
         raise ValueError(f"{path} is no Parquet file: {str(e)[:200]}") from None
     yield frame.reset_index(drop=True), [f"row {i + 1}" for i in range(len(frame))], []
 
-# %% ../nbs/10_monitor.ipynb #d6b4cce9
+# %% ../nbs/10_monitor.ipynb #b1a31009
 LOG = Columns("time", "predicted", "confidence", "label")
 BESIDE = ("prediction_id", "model", "version", "latency")  # columns of the prediction log that are no features
 
 def _log_pieces(folder, since, until):
-    from mlops_course.predlog import PredictionLog
+    from mlops_course.predlog import PredictionLog, _utf8
     if not Path(folder).is_dir(): raise FileNotFoundError(f"there is no folder {folder}; [source] log names the folder of a prediction log (chapter 05)")
     log = PredictionLog(folder)
     try: frame = log.frame(since, until)
     finally: log.close()
+    frame = pd.DataFrame({_utf8(c): x.map(_utf8) if x.dtype == object else x for c, x in frame.items()}).__finalize__(frame)  # names from outside may be no Unicode
     yield frame, frame.prediction_id.map("prediction {}".format).tolist() if len(frame) else [], [("log", "a torn line, which the log left out")] * frame.attrs.get("torn", 0)
 
 # %% ../nbs/10_monitor.ipynb #5f0c794a
@@ -193,7 +195,7 @@ def _kept(piece, columns, zone, now, low, high, seen, path): # one piece -> rows
     keep = ~wrong & here
     return raw[keep], times[keep], bad, twice[keep], (good.min(), good.max())
 
-# %% ../nbs/10_monitor.ipynb #3784155b
+# %% ../nbs/10_monitor.ipynb #bdcff875
 def read(source, # path of a CSV or Parquet file (.parquet, .pq), or the folder of a prediction log
          zone:ZoneInfo, # of times that have none
          columns:Columns=Columns(), start:datetime=None, end:datetime=None, # [start, end); None: all
@@ -201,7 +203,7 @@ def read(source, # path of a CSV or Parquet file (.parquet, .pq), or the folder 
          kinds=None, # name -> "number" or "category", where they are known
          log=False) -> Batch:
     "The rows of a log from `start` to `end`, typed and in order. What cannot be used is in `bad`, with its place and a reason. Raises `ValueError` where nothing can be made of the source."
-    now, low, high, kinds = now or datetime.now(UTC), start or datetime.min.replace(tzinfo=UTC), end or datetime.max.replace(tzinfo=UTC), kinds or {}
+    now, low, high, kinds = (now or datetime.now(UTC)).astimezone(UTC), start or datetime.min.replace(tzinfo=UTC), end or datetime.max.replace(tzinfo=UTC), kinds or {}
     low, high = (pd.Timestamp(t).as_unit("us") if not isinstance(t, pd.Timestamp) else t for t in (low, high))
     if log: pieces, columns = _log_pieces(source, start, end), LOG
     elif not Path(source).is_file(): raise FileNotFoundError(f"there is no file {source}")
@@ -306,13 +308,13 @@ def fit(c, start=None, end=None, file=None, now=None): # c: settings -> Referenc
     reference.save(c.reference)
     return reference, batch
 
-# %% ../nbs/10_monitor.ipynb #44a4689e
+# %% ../nbs/10_monitor.ipynb #994fe641
 def wilson(k:int, n:int, level:float=0.95):
     "Wilson's interval of a share, k of n. With n = 0 it is 0 to 1."
     if not n: return 0.0, 1.0
     z = special.ndtri((1 + level) / 2)
     middle, half = (k + z * z / 2) / (n + z * z), z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
-    return 0.0 if k == 0 else max(0.0, middle - half), 1.0 if k == n else min(1.0, middle + half)
+    return 0.0 if k == 0 else float(middle - half), 1.0 if k == n else float(middle + half)
 
 # %% ../nbs/10_monitor.ipynb #1dbfa07b
 def _said(share): return f"{100 * share:.3g} %"
@@ -393,7 +395,7 @@ def _watch_rows(c, batch, rows, window, earlier): # rows: good and bad of the wi
         found.append(Finding("bad rows", "bad rows", float(len(batch.bad)), None, None, share, "share", "drift" if share > c.traffic.bad else "watch", f"{len(batch.bad):,} of {rows:,} rows cannot be used and were left out; the first is {place}: {why}", 0, rows))
     return found, metrics
 
-# %% ../nbs/10_monitor.ipynb #afb2e29b
+# %% ../nbs/10_monitor.ipynb #c65d88fb
 @dataclass
 class Told:
     "What one channel knows of one thing that is wrong. Times in seconds since 1970; None: never."
@@ -412,7 +414,7 @@ def seen(t, why, now): # why: what is wrong; None: it is well again -> Told, or 
 
 def due(t, now, cool): # cool: seconds
     "What has to be told now: new, again, still, over, missed, or None."
-    rested = t.last is None or now - t.last >= cool
+    rested = t.last is None or not 0 <= now - t.last < cool  # a time in the future: some clock was wrong
     if t.closed: return None
     if t.over is not None: return "over" if t.told else "missed" if rested else None
     return None if not rested else "still" if t.told else "new" if t.last is None else "again"
@@ -421,14 +423,15 @@ def after(t, kind, now):
     "`t`, once it has been told."
     return replace(t, told=True, last=t.last if kind == "over" else now, closed=kind in ("over", "missed"))
 
-# %% ../nbs/10_monitor.ipynb #f12db551
+# %% ../nbs/10_monitor.ipynb #e12cdfda
 _TABLES = """CREATE TABLE IF NOT EXISTS checks (start TEXT, end TEXT, made TEXT, level TEXT, metrics TEXT, report TEXT, PRIMARY KEY (start, end));
-CREATE TABLE IF NOT EXISTS told (key TEXT, channel TEXT, what TEXT, PRIMARY KEY (key, channel));"""
+CREATE TABLE IF NOT EXISTS told (key TEXT, channel TEXT, what TEXT, PRIMARY KEY (key, channel));
+CREATE TABLE IF NOT EXISTS owner (name TEXT);"""
 _APPLICATION = 0x6D6C6F70
 
 class State:
     "The memory of a monitor: one SQLite file, on a local disk."
-    def __init__(self, path, patience:float=120): # seconds that it waits for another check
+    def __init__(self, path, name="", patience:float=120): # name of the monitor; seconds that it waits for another check
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.db = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
@@ -437,9 +440,17 @@ class State:
             if known == 0 and not self.db.execute("SELECT name FROM sqlite_master").fetchone(): self.db.execute(f"PRAGMA application_id = {_APPLICATION}")
             elif known != _APPLICATION: raise sqlite3.DatabaseError("it belongs to another program")
             self.db.executescript(_TABLES)
+        except sqlite3.OperationalError: self.close(); raise  # such as a disk that is full: not its fault
         except sqlite3.DatabaseError as e:
             self.close()
             raise ValueError(f"{path} is no state of a monitor ({e}); move it away, or name another folder") from None
+        if name: self.own(name)
+
+    def own(self, name): # two monitors in one folder would overwrite each other's reports, and each would find the other's alarms over
+        with self.alone():
+            owner = self.db.execute("SELECT name FROM owner").fetchone()
+            if not owner: self.db.execute("INSERT INTO owner VALUES (?)", (name,))
+        if owner and owner[0] != name: self.close(); raise ValueError(f"{self.path.parent} belongs to the monitor {owner[0]!r}, not to {name!r}; give each a folder of its own (folder = ... in its settings)")
 
     def close(self): self.db.close()
     def __enter__(self): return self
@@ -448,12 +459,14 @@ class State:
     @contextmanager
     def alone(self): # writers wait
         try: self.db.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError: raise TimeoutError(f"another check has been writing to {self.path} for a long time; look whether one hangs") from None
+        except sqlite3.OperationalError as e:
+            if "locked" not in str(e): raise
+            raise TimeoutError(f"another check has been writing to {self.path} for a long time; look whether one hangs") from None
         try: yield; self.db.execute("COMMIT")
         except BaseException: self.db.execute("ROLLBACK"); raise
 
-# %% ../nbs/10_monitor.ipynb #5a12fc17
-def _row(t): return json.dumps(vars(t), ensure_ascii=False)
+# %% ../nbs/10_monitor.ipynb #26ba2277
+def _row(t): return json.dumps(vars(t))
 
 def _known(self, channel): return {key: Told(**json.loads(what)) for key, what in self.db.execute("SELECT key, what FROM told WHERE channel = ? ORDER BY key", (channel,))}
 
@@ -463,7 +476,7 @@ def record(self, window, made, level, metrics, report, wrong, open_, channels): 
     "Write what a check has found: a line of the history, and what is wrong from now on. An older window than the newest changes no alert. Returns whether it was the newest."
     start, end = (f"{t:%Y-%m-%dT%H:%M:%S.%fZ}" for t in (window.start, window.end))
     with self.alone():
-        newest = self.db.execute("SELECT max(end) FROM checks").fetchone()[0] or ""
+        newest = self.db.execute("SELECT max(end) FROM checks WHERE end <= ?", (f"{max(made, datetime.now(UTC)):%Y-%m-%dT%H:%M:%S.%fZ}",)).fetchone()[0] or ""  # one that ends in the future was a mistake
         self.db.execute("INSERT OR REPLACE INTO checks VALUES (?, ?, ?, ?, ?, ?)", (start, end, f"{made:%Y-%m-%dT%H:%M:%SZ}", level, json.dumps(metrics), str(report or "")))
         for channel in channels if end >= newest else ():
             known, now = _known(self, channel), made.timestamp()
@@ -728,10 +741,10 @@ def _reference(c):
     if not c.reference.is_file(): raise FileNotFoundError(f"there is no reference {c.reference}; make it with  mlops-course monitor fit {c.path.name}")
     return Reference.load(c.reference)
 
-# %% ../nbs/10_monitor.ipynb #a4c95dd3
+# %% ../nbs/10_monitor.ipynb #ee4aa48a
 def check(c, # settings, or the path of their file
           now:datetime=None, # as if it were run then
-          window:Window=None, # instead of the one in the settings
+          window:Window=None, # instead of the one in the settings: a report, and no alerts, no history, no metrics
           dry:bool=False, # look only: no report, no history, no alerts
           environ=os.environ) -> Checked:
     "Look at one window of the log: report, metrics, history, alerts. Raises `ValueError` or `OSError` for bad input and settings."
@@ -740,40 +753,43 @@ def check(c, # settings, or the path of their file
     if given is None and not any(vars(c.window).values()): raise ValueError(f"{c.path}: [window] must say which rows to look at, such as weeks = 1")
     if dry and not (c.folder / "state.db").exists(): return _found(c, given or _window(c, now), now, None)[0]
     channels = _channels(c, environ) if not dry else {}
-    with State(c.folder / "state.db") as state:
+    with State(c.folder / "state.db", c.name) as state:
         done, data = _found(c, given or _window(c, now), now, state)
         if given and not done.rows: raise ValueError(_empty(c, given, now))
-        return done if dry else _written(c, done, data, now, state, channels)
+        if dry: return done
+        done.report, done.notes[len(done.notes):] = _write_report(data, c.folder, done.window)
+        return done if given else _written(c, done, data, now, state, channels)
 
 def _empty(c, window, now):
     span = read(c.place, c.zone, c.columns, now=now, header=c.source.header, log=bool(c.source.log)).span
     return f"{c.place} has no rows from {window}" + (f"; its rows go from {span[0].tz_convert(c.zone):%Y-%m-%d %H:%M} to {span[1].tz_convert(c.zone):%Y-%m-%d %H:%M}" if span else "")
 
-# %% ../nbs/10_monitor.ipynb #46368b0e
+# %% ../nbs/10_monitor.ipynb #6794581c
 def _written(c, done, data, now, state, channels):
-    done.report, notes = _write_report(data, c.folder, done.window)
     _atomically(c.folder / "drift.prom", prometheus(c.name, data, done.metrics, now))
     levels = {}
     for f in reversed(done.findings): levels[f.column] = f
     wrong = {k: f.why for k, f in levels.items() if f.level == "drift"}
     unsaid = None if "shares" not in done.metrics else {k for k, f in levels.items() if f.level == "unsure"}
     newest = state.record(done.window, now, done.level, done.metrics, done.report.name, wrong, unsaid, channels)
-    done.notes += notes + ([] if newest else ["a later window was checked before, so no alert was changed"])
+    if not newest: done.notes.append("a later window was checked before, so nobody is told of this one")
     footer = f"{done.window}. Report: {c.alerts.report.rstrip('/') + '/' if c.alerts.report else ''}{done.report.name}"
-    for name, send in channels.items():
-        try: done.told[name] = state.deliver(name, partial(_send, send, footer), now.timestamp(), c.alerts.cool_down * 86_400 - 3600)  # an hour less, for weeks with a day of 23
-        except NotSent as e: done.untold[name] = str(e)
+    for name, send in channels.items() if newest else ():
+        try: done.told[name] = state.deliver(name, partial(_send, send, footer, done.notes), now.timestamp(), c.alerts.cool_down * 86_400 - 3600)  # an hour less, for weeks with a day of 23
+        except (NotSent, TimeoutError) as e: done.untold[name] = str(e)
+        except Exception as e: done.untold[name] = f"an error of the program ({type(e).__name__})"  # its text might hold a secret; the other channel is tried all the same
     return done
 
-def _send(send, footer, items): return send(items, footer)
+def _send(send, footer, notes, items):
+    if refused := send(items, footer): notes.append(f"the mail server does not know {', '.join(refused)}; the others were told")
 
-# %% ../nbs/10_monitor.ipynb #1d9a6c4b
+# %% ../nbs/10_monitor.ipynb #ce94412c
 def trial(c, environ=os.environ) -> dict: # c: settings -> {channel: None, or why it failed}
     "Send a message through every channel."
     channels, out = _channels(c, environ), {}
     if not channels: raise ValueError(f"{c.path} names no channel; fill in [slack] or [email]")
     for name, send in channels.items():
-        try: out[name] = send([("new", "trial", Told("this is a trial; nothing is wrong", 0))], "mlops-course monitor test") and None
+        try: out[name] = ", ".join(f"{a} is refused" for a in send([("new", "trial", Told("this is a trial; nothing is wrong", 0))], "mlops-course monitor test") or ()) or None
         except NotSent as e: out[name] = str(e)
     return out
 
