@@ -17,30 +17,30 @@ from mlops_course.lab import readable, decode
 ROOT = Path(__file__).parent.parent
 LAB = "09_drift"
 
-# points of 26, and a word of the reason or remark
+# points of 41, and a word of the reason or remark
 EXPECTED = {
-    "s01-right": (26, ""),
-    "s02-right-in-another-way": (26, ""),
-    "s03-right-with-own-cells": (26, ""),
-    "s04-right-with-warnings": (26, ""),
-    "s05-right-never-run": (26, ""),
-    "s06-right-in-a-web-editor": (26, ""),
-    "s07-half-done": (12, "still as it was handed out"),
-    "s08-last-one-missing": (20, "still as it was handed out"),
+    "s01-right": (41, ""),
+    "s02-right-in-another-way": (41, ""),
+    "s03-right-with-own-cells": (41, ""),
+    "s04-right-with-warnings": (41, ""),
+    "s05-right-never-run": (41, ""),
+    "s06-right-in-a-web-editor": (41, ""),
+    "s07-half-done": (15, "still as it was handed out"),
+    "s08-last-one-missing": (35, "still as it was handed out"),
     "s09-unsolved": (0, "still as it was handed out"),
     "s10-unsolved-never-run": (0, "still as it was handed out"),
-    "s11-syntax-error": (22, "NameError"),
-    "s12-exception": (22, "NameError"),
+    "s11-syntax-error": (38, "NameError"),
+    "s12-exception": (38, "NameError"),
     "s13-public-values-as-constants": (0, "differ"),
     "s14-imported-from-the-package": (0, "shape"),
-    "s15-right-after-a-wrong-answer": (22, "shape"),
-    "s16-deleted-checks": (26, "missing and put back"),
-    "s17-moved-checks": (26, "moved and put back"),
-    "s18-doubled-checks": (26, "counted once"),
-    "s19-edited-checks": (26, "edited and restored"),
+    "s15-right-after-a-wrong-answer": (37, "shape"),
+    "s16-deleted-checks": (41, "missing and put back"),
+    "s17-moved-checks": (41, "moved and put back"),
+    "s18-doubled-checks": (41, "counted once"),
+    "s19-edited-checks": (41, "edited and restored"),
     "s20-edited-checks-unsolved": (0, "edited and restored"),
-    "s21-endless-loop": (22, "stopped after"),
-    "s22-endless-output": (20, "put out more than"),
+    "s21-endless-loop": (38, "stopped after"),
+    "s22-endless-output": (35, "put out more than"),
     "s23-not-a-notebook": (None, "it is not JSON"),
     "s24-empty-file": (None, "is empty"),
 }
@@ -138,7 +138,7 @@ def test_changed_submission_alone_is_graded_again(graded, grades):
     assert "1 graded, 23 unchanged" in done.stdout
     with Gradebook(graded / "graded/gradebook.db") as book:
         again = {g.student: g for g in book.grades()}
-    assert (again["s09-unsolved"].earned, again["s09-unsolved"].round) == (26, 2)
+    assert (again["s09-unsolved"].earned, again["s09-unsolved"].round) == (41, 2)
     assert again["s01-right"].graded_at == grades["s01-right"].graded_at
 
 
