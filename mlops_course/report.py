@@ -29,9 +29,9 @@ def _tag(name, *inside, **attributes):
     said = "".join(f' {k.rstrip("_").replace("_", "-")}="{_safe(v)}"' for k, v in attributes.items() if v is not None)
     return _Markup(f"<{name}{said}>{''.join(_safe(x) for x in inside if x is not None)}</{name}>")
 
-# %% ../nbs/10_report.ipynb #ac728ba8
+# %% ../nbs/10_report.ipynb #e03d28be
 def _line(text, most=60): # on one line, cut in the middle, where names differ least
-    text = re.sub(r"\s+", " ", clean_text(str(text)[:10 * most], 10 * most)).strip() or "(no name)"
+    text = re.sub(r"[^\S\xa0]+", " ", clean_text(str(text)[:10 * most], 10 * most)).strip() or "(no name)"
     return text if len(text) <= most else f"{text[:most * 2 // 3]}…{text[-most // 4:]}"
 
 def _named(text, most=60): return _tag("bdi", _line(text, most), title=clean_text(text, 200) if len(str(text)) > most else None)
@@ -238,7 +238,7 @@ def _spark(shape):
     draw = lambda counts, kind: _tag("path", d=_steps(_heights(counts, top, 18), [f"{x:.3g}" and float(f"{x:.3g}") for x in xs], 20, kind == "then"), class_=kind)
     return _tag("svg", draw(then, "then"), draw(now, "now"), class_="spark", viewBox="0 0 98 21", aria_hidden="true")
 
-# %% ../nbs/10_report.ipynb #60769fa4
+# %% ../nbs/10_report.ipynb #8e49d189
 _NEXT = {
     "missing column": "Find out who removed or renamed the column: compare the schema of the delivery with that of the training data. Until it is back, the model gets a made-up value for every row.",
     "type": "Convert the column where it is produced (a text such as \"n/a\" or \"1,5\" among the numbers, another format of the file), and refuse such rows at the door.",
@@ -253,6 +253,7 @@ _NEXT = {
     "new column": "Nothing reads this column yet. If the model is to use it, train with it and fit a new reference; if not, leave it out with ignore=.",
 }
 _NEXT |= {"ks": _NEXT["rank sum"], "psi": _NEXT["rank sum"], "share": _NEXT["chi2"]}
+_ORDER = ("missing column", "type", "constant", "missing", "infinite", "new categories", "rank sum", "ks", "chi2", "share", "psi", "range", "order", "new column") # what says most comes first
 _ANSWERS = "This is an answer of the model, not an input. See which inputs changed above; if none did, look for a new version of the model or of its preprocessing, and compare with outcomes as they arrive."
 
 # %% ../nbs/10_report.ipynb #5f04a693
@@ -303,10 +304,10 @@ def _enough_rows(data): # rows of a batch that would show half a standard deviat
     while low < high: low, high = ((low + high) // 2 + 1, high) if seen((low + high) // 2) > goal else (low, (low + high) // 2)
     return low
 
-# %% ../nbs/10_report.ipynb #8d161bba
+# %% ../nbs/10_report.ipynb #f57bad1b
 def _steps_for(data, name, found): # what to do about one column; found: its findings, worst first
     worst, shape = [f for f in found if f.level in ("drift", "watch")], data["shapes"][name]
-    tests = [f.test for f in worst]
+    tests, main = [f.test for f in worst], {f.test for f in worst if f.level == data["columns"][name]["level"]}
     special = [_unit(shape) if {"ks", "rank sum", "range"} & set(tests) else None, _spelling(shape) if "new categories" in tests else None]
     if data["columns"][name]["role"] == "prediction" and worst: special.append(_ANSWERS)
     if "new categories" in tests: tests = [t for t in tests if t not in ("chi2", "share") and not (special[1] and t == "new categories")]
@@ -314,7 +315,7 @@ def _steps_for(data, name, found): # what to do about one column; found: its fin
     if any(f.level == "unsure" for f in found) and not worst:
         rows = _enough_rows(data)
         special.append("Wait for more rows, or put several days together" + (f": with {rows:,} rows a shift of half a standard deviation would be found." if rows else ". The reference is small as well: fit one with more rows."))
-    return list(dict.fromkeys([s for s in special if s] + [_NEXT[t] for t in _NEXT if t in tests]))[:3]
+    return list(dict.fromkeys([s for s in special if s] + [_NEXT[t] for t in _ORDER if t in tests and t in main]))[:3]
 
 def _first_step(data, first=None, steps=()): # first: the worst column, steps: what to do about it
     "What to do before anything else, for the whole report."
@@ -384,12 +385,10 @@ def _table(found, caption, column=False):
 
 def _folded(summary, *inside): return _tag("details", _tag("summary", summary), *inside)
 
-# %% ../nbs/10_report.ipynb #1111e66f
-_ORDER = ("missing column", "type", "constant", "missing", "infinite", "new categories", "rank sum", "ks", "chi2", "share", "psi", "range", "order", "new column") # what says most comes first
-
+# %% ../nbs/10_report.ipynb #4debcbfa
 def _sentences(found): # what is wrong with a column, worst first, the telling tests before the others; each only once
     rank = lambda f: (LEVELS.index(f.level), _ORDER.index(f.test) if f.test in _ORDER else 99)
-    return list(dict.fromkeys(f.why[:1].upper() + f.why[1:] for f in sorted((f for f in found if f.level != "ok"), key=rank)))
+    return list(dict.fromkeys((f.why[:1].upper() + f.why[1:]).replace(" %", "\u00a0%") for f in sorted((f for f in found if f.level != "ok"), key=rank)))
 
 def _card(data, name, found, key):
     column, says, steps = data["columns"][name], _sentences(found), _steps_for(data, name, found)

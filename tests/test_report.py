@@ -186,6 +186,16 @@ def test_next_steps_fit_the_cause(batch, advice):
     else: assert "times those of before" not in text
 
 
+def test_steps_are_those_of_the_worst_tests_of_a_column(report):
+    new = json.loads(report.json())
+    for f in new["findings"]: f["level"] = {"rank sum": "drift", "ks": "drift", "range": "watch"}.get(f["test"], "ok") if f["column"] == "x" else f["level"]
+    card = words(Page(html(new)).of("article", class_="card drift")[[words(n).startswith("x") for n in Page(html(new)).of("article", class_="card drift")].index(True)])
+    assert _NEXT["rank sum"] in card and _NEXT["range"] not in card
+    for f in new["findings"]: f["level"] = "ok" if f["column"] == "x" and f["test"] != "range" else f["level"]
+    new["columns"]["x"]["level"] = "watch"
+    assert _NEXT["range"] in words(Page(html(new)).of("article", class_="card watch")[0])
+
+
 def test_answers_of_the_model_are_told_from_inputs():
     a, b = (pd.DataFrame({"x": RNG.normal(size=2000), "y": RNG.normal(shift, size=2000)}) for shift in (0, 1))
     text = said(a, b, predictions="y")
