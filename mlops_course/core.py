@@ -13,7 +13,7 @@ from importlib import import_module
 
 # %% ../nbs/00_core.ipynb #5a0e8d3f
 _EXTRA_OF = dict(tensorflow="tf", tf2onnx="tf", ai_edge_litert="edge", torch="torch", onnxscript="torch", onnx="onnx", onnxruntime="onnx", skl2onnx="onnx",
-                 safetensors="onnx", picklescan="onnx", pyarrow="data", fastapi="serve", uvicorn="serve", orjson="serve", prometheus_client="serve", pydantic="serve", pydantic_settings="serve", grpc="tfclient", google="tfclient", tensorflow_serving="tfserving", mlflow="track", streamlit="app", papermill="grade", nbval="grade",
+                 safetensors="onnx", picklescan="onnx", pyarrow="data", datasketches="drift", distributed="drift", numba="drift", river="drift", fastapi="serve", uvicorn="serve", orjson="serve", prometheus_client="serve", pydantic="serve", pydantic_settings="serve", grpc="tfclient", google="tfclient", tensorflow_serving="tfserving", mlflow="track", streamlit="app", papermill="grade", nbval="grade",
                  psutil="grade", jinja2="grade", ipywidgets="lab", jupyterlab="lab")
 _PACKAGE_OF = dict(PIL="pillow", sklearn="scikit-learn")  # where a package is not called what is imported
 
