@@ -182,7 +182,7 @@ def _close(a, b, rtol, atol):
 
 def _missing(a):
     import numpy as np
-    return np.frompyfunc(lambda x: x is None or x != x, 1, 1)(a).astype(bool)
+    return np.asarray(np.frompyfunc(lambda x: x is None or x != x, 1, 1)(a), bool)  # one text alone gives no array
 
 def _same_text(a, b): return (_missing(a) & _missing(b)) | (~_missing(a) & ~_missing(b) & (a.astype(str) == b.astype(str)))
 

@@ -627,7 +627,7 @@ class Checked:
     rows: int
     findings: list     # of `Finding`, worst first; drift means alarm
     metrics: dict
-    report: Path = None # page, or JSON where there is no page
+    report: Path = None # page, or JSON where the page could not be made
     told: dict = field(default_factory=dict)   # channel -> how many things
     untold: dict = field(default_factory=dict) # channel -> why not
     notes: list = field(default_factory=list)
@@ -681,12 +681,11 @@ def _atomically(path, text):
     finally: new.unlink(missing_ok=True)
     return path
 
-def _write_report(data, folder, window): # -> path of the page (or of the JSON where there is none), notes
+def _write_report(data, folder, window): # -> path of the page (or of the JSON where it cannot be made), notes
     at = "%Y-%m-%d" if window.days else "%Y-%m-%dT%H%M%S"
     start, end = window.local()
     path = folder / f"{start:{at}}_{end:{at}}.html"
-    try: from mlops_course import report
-    except ImportError: return _atomically(path.with_suffix(".json"), json.dumps(data, allow_nan=False, ensure_ascii=False)), []
+    from mlops_course import report
     try: report.write(data, path)
     except Exception as e: return _atomically(path.with_suffix(".json"), json.dumps(data, allow_nan=False, ensure_ascii=False)), [f"the page could not be made ({type(e).__name__}: {str(e)[:200]}); the JSON is there"]
     return path, []
@@ -739,7 +738,8 @@ def _found(c, window, now, state): # -> Checked without a report, dict of the re
 
 def _reference(c):
     if not c.reference.is_file(): raise FileNotFoundError(f"there is no reference {c.reference}; make it with  mlops-course monitor fit {c.path.name}")
-    return Reference.load(c.reference)
+    from mlops_course.sketch import open_reference
+    return open_reference(c.reference) # sorted, or sketched by chapter 09 from a table larger than memory
 
 # %% ../nbs/10_monitor.ipynb #ee4aa48a
 def check(c, # settings, or the path of their file

@@ -315,20 +315,24 @@ def test_metrics_for_prometheus_are_what_its_parser_reads(service):
     assert next(iter(f for f in parse(odd) if f.name == "mlops_class_share")).samples[0].labels["monitor"] == 'a"b\\'
 
 
-def test_a_report_module_is_used_where_it_is_there_and_missed_where_it_is_not(service, monkeypatch):
-    import types
-    import mlops_course
-    written = []
-    def write(data, path): written.append((data["format"], path)); path.write_text("page"); path.with_suffix(".json").write_text(json.dumps(data)); return path
-    fake = types.ModuleType("mlops_course.report"); fake.write = write
-    monkeypatch.setitem(sys.modules, "mlops_course.report", fake); monkeypatch.setattr(mlops_course, "report", fake, raising=False)
+def test_the_page_and_its_json_or_the_json_alone(service, monkeypatch):
     done = service()
-    assert done.report.suffix == ".html" and done.report.read_text() == "page" and written[0][0] == m.Reference.load(service.folder / "monitor.reference").score({"brightness": [1.0]}).asdict()["format"]
-    fake.write = lambda data, path: 1 / 0
+    page, data = done.report.read_text(), json.loads(done.report.with_suffix(".json").read_text())
+    assert done.report.suffix == ".html" and page.startswith("<!doctype html>") and "brightness" in page and data["monitor"]["name"] in page
+    monkeypatch.setattr("mlops_course.report.write", lambda data, path: 1 / 0)
     broken = service()
     assert broken.report.suffix == ".json" and "ZeroDivisionError" in broken.notes[0] and broken.code == 0
-    monkeypatch.setitem(sys.modules, "mlops_course.report", None); monkeypatch.delattr(mlops_course, "report")
-    assert service().report.suffix == ".json"
+
+
+def test_a_reference_from_a_table_larger_than_memory(service):
+    from mlops_course.sketch import Sketch
+    c = settings_of(service.folder)
+    service.add(WEEKS[4], shift=1)
+    sorted_one = service("2026-04-06T06:00")
+    rows = m.read(c.place, c.zone, c.columns, end=datetime(2026, 3, 16, tzinfo=INDIA), now=NOW).frame
+    Sketch(c.name, categories=[c.columns.predicted], predictions=[c.columns.predicted, c.columns.confidence]).update(m._watched(c, rows)).save(c.reference)
+    sketched = service("2026-04-06T06:00")
+    assert sketched.code == 1 and levels(sketched) == levels(sorted_one)
 
 
 # --- Slack ----------------------------------------------------------------------------------------------------------------------
@@ -601,6 +605,7 @@ CRONJOB = {"type": "object", "required": ["apiVersion", "kind", "metadata", "spe
 @pytest.mark.parametrize("name", ["leaves", "Loans of 2026 (.x)".replace("(", "").replace(")", ""), "आम", "-"])
 def test_the_cron_job_of_kubernetes(tmp_path, name):
     import jsonschema
+    import kubernetes_validate
     import yaml
     c = settings_of(tmp_path, name=name, zone="Europe/Berlin", rest='[slack]\nwebhook = "HOOK"\n[schedule]\nday = "Sunday"\ntime = "23:05"\n')
     job = yaml.safe_load(m.kubernetes(c, image="registry.example.org/mlops:1 # x"))
@@ -608,8 +613,6 @@ def test_the_cron_job_of_kubernetes(tmp_path, name):
     pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert (job["spec"]["schedule"], job["spec"]["timeZone"]) == ("5 23 * * 0", "Europe/Berlin") and pod["containers"][0]["image"] == "registry.example.org/mlops:1 # x"
     assert {v["name"] for v in pod["containers"][0]["volumeMounts"]} == {v["name"] for v in pod["volumes"]} and pod["containers"][0]["env"][1]["valueFrom"]["secretKeyRef"]["key"] == "HOOK"
-    try: import kubernetes_validate
-    except ImportError: return
     assert kubernetes_validate.validate(job, "1.30", strict=True)
 
 
