@@ -19,6 +19,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.error import URLError
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 import numpy as np, pandas as pd
@@ -574,7 +575,9 @@ def send_slack(url:str, message:dict, seconds:float=10, tries:int=3, patience:fl
         try: status, later, said = _within(seconds, partial(_post, url, data, seconds))
         except TimeoutError: raise NotSent(f"Slack did not answer within {seconds:g} s") from None
         except NotSent: raise
-        except Exception as e: why = f"Slack cannot be reached ({type(getattr(e, 'reason', e)).__name__})"  # the text of the error may hold the address
+        except Exception as e:  # the text of an error may hold the address, so only its kind is told
+            if not isinstance(e, URLError): raise NotSent(f"Slack's answer broke off ({type(e).__name__}); the message may have arrived") from None
+            why = f"Slack cannot be reached ({type(e.reason).__name__})"
         else:
             if 200 <= status < 300: return
             why = f"Slack answered {status}" + (f" {said}" if re.fullmatch(r"[a-z_ ]{1,60}", said) else "")
@@ -832,7 +835,7 @@ weeks = 1                        # the last whole calendar week, Monday to Monda
 # rows = 1000                    # the newest rows, whenever they came
 
 [verdict]
-alpha = 0.05                     # chance of a false alarm, over all columns and all looks
+alpha = 0.05                     # chance of a false alarm from drift, over all columns and all looks; each floor has its own
 looks = 52                       # how often you look before the reference is made anew: once a week for a year
 smallest = 0.05                  # the smallest shift that matters, in standard deviations
 floors = "interval"              # alarm where the whole interval is below the floor; or "plain": where the value is
@@ -845,7 +848,7 @@ least = 30                       # fewer values than this: nothing is said about
 low = 0.7                        # an answer below this confidence counts as unsure
 # mean = 0.7                     # alarm where the mean confidence is below
 # share = 0.3                    # alarm where more than this share of answers is unsure
-fall = 0.02                      # how far it must fall, window by window, to be called decay
+fall = 0.02                      # how far it must fall over the last windows together (five at least) to be called decay
 
 [labels]                         # accuracy and F1, as labels arrive
 # accuracy = 0.8                 # alarm where accuracy is below

@@ -350,7 +350,7 @@ def _verdict(data):
 def _trust(data):
     about, looks = data["reference"], data["looks"]
     shared = f", shared among {looks:,} looks" if looks > 1 else ""
-    if data["rules"] == "textbook": odds = f"each of the {data['tests']} tests is judged alone at 5 %, so that about {_num(0.05 * data['tests'], 2)} false alarms have to be expected where nothing has changed"
+    if data["rules"] == "textbook": odds = f"each of the {data['tests']} tests is judged alone, so that {_num(0.05 * data['tests'], 2)} false alarms have to be expected where nothing has changed, and more from limits that know no chance, such as D above 0.1 or any value beyond the range"
     else: odds = f"if nothing had changed, at most 1 in {int(looks / data['alpha'] + 1e-9):,} such pages would hold a false alarm (α = {_num(data['alpha'], 3)}{shared})"
     return _join([f"{_many(data['rows'], 'row')}, scored on {_when(data['made'])[:40]}, against the {about['rows']:,} of the reference “", _named(about["name"], 80), f"” of {_when(about['made'])[:40]}; {odds}."])
 
@@ -511,7 +511,7 @@ def html(report, # `Report`, or the dict of its JSON
 def write(report, # `Report`, or the dict of its JSON
           path, # of the page; the JSON goes beside it, with the suffix .json
           title:str=None) -> Path: # of the page
-    "Write the page and its JSON, both whole or neither."
+    "Write the page and its JSON, each whole. Where writing fails, neither is replaced."
     path = Path(path)
     if path.suffix.lower() == ".json": raise ValueError(f"{path} is the name of a JSON file; the page needs another, such as {path.with_suffix('.html')}")
     text = report.json() if isinstance(report, Report) else json.dumps(report, allow_nan=False, ensure_ascii=False)

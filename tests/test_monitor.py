@@ -345,6 +345,7 @@ def slack_server(*behaviour):
             got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             status, headers = how if isinstance(how := plan.pop(0) if len(plan) > 1 else plan[0], tuple) else (how, {})
             if status == "hang": return time.sleep(2)
+            if status == "cut": return self.connection.shutdown(2)
             self.send_response(status)
             for k, v in headers.items(): self.send_header(k, v)
             self.end_headers()
@@ -362,7 +363,7 @@ def slack_server(*behaviour):
 
 @pytest.mark.parametrize("behaviour,asked,waits,error", [
     ([200], 1, [], None), ([(429, {"Retry-After": "7"}), 200], 2, [7], None), ([(429, {"Retry-After": "3600"})], 1, [], "asks to wait 3600 s"), ([(429, {"Retry-After": "soon"}), 200], 2, [1], None), ([500, 503, 200], 3, [1, 2], None), ([500], 3, [1, 2], "answered 500, 3 times"),
-    ([403], 1, [], "answered 403"), ([(302, {"Location": "/services/secret"})], 1, [], "answered 302"), (["hang"], 1, [], "within 0.5 s|did not answer"), ([(200, {"Content-Length": "99", "Drip": "1"})], 1, [], "within 0.5 s|did not answer")])
+    ([403], 1, [], "answered 403"), ([(302, {"Location": "/services/secret"})], 1, [], "answered 302"), (["hang"], 1, [], "within 0.5 s|did not answer"), (["cut"], 1, [], "may have arrived"), ([(200, {"Content-Length": "99", "Drip": "1"})], 1, [], "within 0.5 s|did not answer")])
 def test_slack_as_it_may_behave(behaviour, asked, waits, error):
     waited = []
     with slack_server(*behaviour) as (url, got):
