@@ -38,13 +38,13 @@ class Pair:
     row: int             # which prediction it was, from 0
     predicted: str
     label: str
-    seen: int            # how many predictions there had been when the label came
+    seen: int            # how many predictions there had been when both were there
     time: object = None  # of the prediction, where known
     came: object = None  # of the label
     @property
     def wrong(self) -> bool: return self.predicted != self.label
     @property
-    def delay(self) -> int: return self.seen - self.row - 1  # predictions that came between; below 0: the label was first
+    def delay(self) -> int: return self.seen - self.row - 1  # predictions that came between; 0 where the label was first
 
 # %% ../nbs/09_concept.ipynb #0cfc632e
 class LabelQueue:
