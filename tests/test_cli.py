@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -123,7 +124,8 @@ def test_marks_go_all_the_way_to_canvas(course):
 
     course.run("mark", "class-graded", "--csv", "marks.csv", "--blind")
     sheet = (course.root / "marks.csv").read_text(encoding="utf-8-sig")
-    assert (course.root / "marks.html").exists() and "ada" not in sheet
+    words = set(re.findall(r"\w+", sheet.lower()))  # whole words, as a pseudonym may well be sadad
+    assert (course.root / "marks.html").exists() and not words & {"ada", "bo", "chi", "dee", "doe", "roe", "poe", "foe", "11", "12", "13", "14"}
     rows = list(csv.DictReader(io.StringIO(sheet, newline="")))
     assert len(rows) == 6
     alias = pseudonyms(["ada", "bo", "chi"], course_key(course.root))
