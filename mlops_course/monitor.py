@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo
 import numpy as np, pandas as pd
 from scipy import special, stats
 from .core import need
-from .detect import LEVELS, Finding, Reference, _key, _short
+from .detect import LEVELS, Finding, Reference, _key, _short, _unmeasured
 
 UTC = timezone.utc
 
@@ -665,14 +665,14 @@ def _report_of(c, reference, frame, more, window, metrics, made): # -> dict of t
         data, found = report.asdict(), list(report.findings)
     else: data, found = _blank(reference, rules), []
     found = sorted([*found, *more], key=lambda f: (LEVELS.index(f.level), 1 if f.adjusted is None else f.adjusted, -abs(f.effect or 0)))
-    columns = {**data["columns"], **{f.column: {"kind": None, "role": "monitor", "level": f.level, "psi": None, "psi_by_chance": None} for f in reversed(more)}}
+    columns = {**data["columns"], **{f.column: {"kind": None, "role": "monitor", "level": f.level, **_unmeasured()} for f in reversed(more)}}
     about = {"name": c.name, "start": window.start.isoformat(), "end": window.end.isoformat(), "zone": window.zone.key, "metrics": metrics}
     return {**data, "level": min((f.level for f in found), key=LEVELS.index, default="ok"), "made": f"{made:%Y-%m-%dT%H:%M:%S+00:00}", "findings": [vars(f) for f in found], "columns": columns, "monitor": about}, found
 
 def _blank(reference, rules):
     from mlops_course.detect import FORMAT
     about = {"name": reference.name, "hash": reference.hash, "rows": reference.rows, "made": reference.made}
-    columns = {name: {"kind": x.kind, "role": "prediction" if name in reference.predictions else "input", "level": "unsure", "psi": None, "psi_by_chance": None} for name, x in reference.columns.items()}
+    columns = {name: {"kind": x.kind, "role": "prediction" if name in reference.predictions else "input", "level": "unsure", **_unmeasured()} for name, x in reference.columns.items()}
     return {"format": FORMAT, "rows": 0, "reference": about, "rules": "calibrated", "correction": "bh", **rules, "tests": 0, "detectable": None, "columns": columns, "shapes": {}}
 
 # %% ../nbs/10_monitor.ipynb #2a308993

@@ -14,7 +14,7 @@ from numbers import Real
 from pathlib import Path
 import numpy as np
 from .core import need
-from .detect import FORMAT, LEVELS, Finding, Reference, Report, detectable
+from .detect import FORMAT, LEVELS, MEASURES, Finding, Reference, Report, detectable
 from .grading.report import _policy, _when, clean_text
 
 # %% ../nbs/10_report.ipynb #7878c582
@@ -88,7 +88,7 @@ def _checked(report) -> dict:
         numbers = {k: _number(data[k], k) for k in ("alpha", "smallest", "detectable")} | {k: _count(data[k], k) for k in ("rows", "looks", "tests")}
         if {texts["level"], *(v["level"] for v in columns.values())} - set(LEVELS) or not {f.column for f in findings} <= set(columns): raise ValueError("the levels or the columns do not fit together")
         if not numbers["alpha"] or not 0 < numbers["alpha"] < 1 or not numbers["looks"] or not columns: raise ValueError("alpha is no probability, or there are no looks or columns")
-        columns = {c: {"role": _text_of(v["role"], "role"), "kind": _text_of(v["kind"] or "", "kind"), "level": v["level"], **{k: _number(v[k], k) for k in ("psi", "psi_by_chance")}} for c, v in columns.items()}
+        columns = {c: {"role": _text_of(v["role"], "role"), "kind": _text_of(v["kind"] or "", "kind"), "level": v["level"], **{k: _number(v.get(k), k) for k in MEASURES}} for c, v in columns.items()}
         return {**texts, **numbers, "findings": findings, "columns": columns, "shapes": {c: _shape(data["shapes"].get(c), c) for c in columns},
                 "reference": {k: _text_of(about[k], k) for k in ("name", "made", "hash")} | {"rows": _count(about["rows"], "rows")}}
     except (KeyError, TypeError, AttributeError) as e: raise ValueError(f"the report is damaged: {type(e).__name__}: {str(e)[:200]}") from None
@@ -390,10 +390,22 @@ def _sentences(found): # what is wrong with a column, worst first, the telling t
     rank = lambda f: (LEVELS.index(f.level), _ORDER.index(f.test) if f.test in _ORDER else 99)
     return list(dict.fromkeys((f.why[:1].upper() + f.why[1:]).replace(" %", "\u00a0%") for f in sorted((f for f in found if f.level != "ok"), key=rank)))
 
+def _far(v, column): # a distance in the column's unit -> in standard deviations of the reference; None where there are none
+    far = v / column["sd"] if v is not None and column["sd"] else math.inf
+    return far if math.isfinite(far) else None
+
+def _distances(column): # how far the column moved, in words, and what chance alone gives
+    psi, js, w = (column[k] for k in ("psi", "js", "wasserstein"))
+    by_chance = lambda v: f" (chance alone: {_num(v, 2)})"
+    out = [f"{name} {_num(v, 3)}{by_chance(column[k])}" for name, v, k in (("PSI", psi, "psi_by_chance"), ("Jensen-Shannon", js, "js_by_chance")) if v is not None]
+    if w is None: return out
+    far = _far(w, column)
+    return out + [f"Wasserstein {_num(w, 3)}" + (f", that is {_num(far, 2)} standard deviations{by_chance(_far(column['wasserstein_by_chance'], column))}" if far is not None else "")]
+
 def _card(data, name, found, key):
     column, says, steps = data["columns"][name], _sentences(found), _steps_for(data, name, found)
     plot = _picture(data["shapes"][name], name, key)
-    about = " · ".join(filter(None, [column["kind"], "answer of the model" if column["role"] == "prediction" else None, f"PSI {_num(column['psi'], 3)} (chance alone: {_num(column['psi_by_chance'], 2)})" if column["psi"] is not None else None]))
+    about = " · ".join(filter(None, [column["kind"], "answer of the model" if column["role"] == "prediction" else None, *_distances(column)]))
     legend = _tag("p", _tag("span", class_="k then"), " reference ", _tag("span", class_="k now"), " this batch", class_="key") if plot else None
     words = _tag("div", *[_tag("p", _line(s, 600), class_="say" if i == 0 else "also") for i, s in enumerate(says)], _tag("div", _tag("h4", "What to do"), _tag("ul", *[_tag("li", s) for s in steps]), class_="todo") if steps else None)
     head = _tag("header", _tag("h3", _named(name)), _badge(column["level"]), _tag("p", about, class_="about") if about else None)
@@ -411,7 +423,7 @@ def _quiet_row(data, name, found, own): # own: with its own reason
         named, p, q, _ = max(_chosen(shape), key=lambda r: r[1], default=("", 0, 0, False))
         middle = _join([_named(named, 20) if named is not None else "others", f" {_share(p)} → {_share(q)}"])
     else: middle = " → ".join(_num(q[4], 3) if q else "–" for q in shape["quantiles"]) if shape else "–"
-    cells = [_spark(shape), middle, _share(gone.statistic if gone else 0), _p(adjusted), _num(column["psi"], 2)]
+    cells = [_spark(shape), middle, _share(gone.statistic if gone else 0), _p(adjusted), *(_num(v, 2) for v in (column["psi"], column["js"], _far(column["wasserstein"], column)))]
     why = _tag("td", *[_tag("p", _line(w, 600)) for w in _sentences(found)], class_="why") if own else None
     return _tag("tr", _tag("th", _icon(column["level"]), " ", _named(name, 40), scope="row"), *[_tag("td", "" if c is None else c) for c in cells], why)
 
@@ -419,7 +431,7 @@ def _quiet_row(data, name, found, own): # own: with its own reason
 def _quiet(data, by_column, level):
     names, title = [c for c in _in_order(data) if data["columns"][c]["level"] == level], _LISTED[level]
     if not names: return None
-    heads = ("Column", "Reference and batch", "Median, or commonest", "Missing", "Least adjusted p", "PSI")
+    heads = ("Column", "Reference and batch", "Median, or commonest", "Missing", "Least adjusted p", "PSI", "Jensen-Shannon", "Wasserstein (SD)")
     whys = list(dict.fromkeys(tuple(_sentences(by_column.get(c, []))) for c in names))
     own, same = len(whys) > 1, whys[0] if len(whys) == 1 else ()
     if own: heads += ("Why",)

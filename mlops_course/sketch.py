@@ -15,7 +15,7 @@ import numpy as np, pandas as pd
 from .core import need
 from .drift import _ks_pvalue
 from .detect import (BINS, EXACT, LEVELS, MOST_CATEGORIES, QUANTILES, Reference, Report, detectable, _Labels, _Test, _bits, _carry, _carry_of, _counted, _digest, _finite, _floats, _framed, _judged,
-                                 _kind, _ks_p, _label_picture, _names, _order_test, _outside_p, _psi, _rank_z, _rounded, _rules, _share_test, _shares_moved, _sorted_out, _stuck_p, _too_long, _two_sided, _whole, _worth)
+                                 _by_chance, _kind, _ks_p, _label_picture, _names, _measures, _order_test, _outside_p, _psi_tests, _rank_z, _rounded, _rules, _share_test, _shares_moved, _sorted_out, _stuck_p, _too_long, _two_sided, _unmeasured, _whole, _worth)
 
 # %% ../nbs/09_sketch.ipynb #bc2b1dd7
 class _Stairs:
@@ -350,6 +350,14 @@ def _cuts(a, bins=10): # edges of PSI's bins, as in detect: deciles of the refer
 
 def _spread(s, cuts): return np.diff(np.concatenate([[0], s.below(cuts), [s.n]])) # rows in each bin (cut, next cut], the outer ones open
 
+def _moved(a, b): # two _Stairs -> Wasserstein distance, its mean by chance, standard deviation of the reference
+    with np.errstate(over="ignore", invalid="ignore"):
+        x, (values, rows) = np.unique(np.concatenate([a.values, b.values])), a.steps()
+        F, G, wide = a.below(x[:-1]) / a.n, b.below(x[:-1]) / b.n, np.diff(x)
+        far = values - a.ranked(a.n // 2 + 1)
+        sd = np.sqrt(max(rows @ far**2 / a.n - (rows @ far / a.n)**2, 0))
+        return float(np.abs(F - G) @ wide), _by_chance(np.sqrt(F * (1 - F)) @ wide, a.n, b.n), float(sd)
+
 def _at_share(s, q): return float(s.ranked(min(int(q * s.n), s.n - 1) + 1))
 
 def _number_picture(a, b): # quantiles, and rows in each bar, of reference and batch
@@ -362,25 +370,25 @@ def _number_picture(a, b): # quantiles, and rows in each bar, of reference and b
 def _same(*tests): return [(t,) * 3 for t in tests if t] # tests that a sketch knows exactly
 def _both_worth(n, m, a, b): return (_worth(n, a.carry), _worth(m, b.carry)) if a.carry or b.carry else None
 
-def _number_threes(name, a, b, pairs, psi): # -> tests, three times each, and a picture; `pairs` gets what KS and the rank sum need, `psi` the counts
+def _number_threes(name, a, b, pairs, counted): # -> tests, three times each, and a picture; `pairs` gets what KS and the rank sum need, `counted` what the distances need
     bits = min(a.bits, b.bits)
     note = _Test(name, "type", said=f"float{b.bits} now, float{a.bits} in the reference; the finer one was rounded before they were compared", fixed="watch") if a.bits != b.bits else None
     a, b = _at(a, bits), _at(b, bits)
     own = _same(*(_share_test(name, what, getattr(a, what), a.rows, getattr(b, what), b.rows, what) for what in ("missing", "infinite")))
     if a.n and b.n:
         own, cuts = own + [_range_three(name, a, b), _stuck_three(name, a, b)], _cuts(a)
-        pairs.append((name, a, b)); psi[name] = _spread(a, cuts), _spread(b, cuts)
+        pairs.append((name, a, b)); counted[name] = _spread(a, cuts), _spread(b, cuts), _moved(a, b)
     else: own += _same(_Test(name, "ks", n=a.n, m=b.n, said=f"none of the {b.rows} values is a finite number, so there is nothing to compare", fixed="unsure"))
     worth = _both_worth(a.n, b.n, a, b)
     return [tuple(replace(t, worth=worth) for t in three) for three in own] + _same(note, *_order_test(name, b.carry, a.carry, b.rows)), _number_picture(a, b) if a.n else {}
 
 # %% ../nbs/09_sketch.ipynb #c0244044
-def _label_threes(name, a, b, pairs, psi): # two _Labels
+def _label_threes(name, a, b, pairs, counted): # two _Labels
     names = list(a.counts) + sorted(set(b.counts) - set(a.counts), key=lambda k: -b.counts[k])
     x, y = (np.array([c.counts.get(k, 0) for k in names]) for c in (a, b))
     n, m = int(x.sum()), int(y.sum())
     own = [_share_test(name, "missing", a.missing, a.rows, b.missing, b.rows, "missing")]
-    if m: own += _shares_moved(name, names, x, y, n, m); psi[name] = x, y
+    if m: own += _shares_moved(name, names, x, y, n, m); counted[name] = x, y, None
     else: own.append(_Test(name, "chi2", n=n, said=f"all {b.rows} values are missing, so there is nothing to compare", fixed="unsure"))
     own = [replace(t, worth=_both_worth(n, m, a, b)) for t in own if t]
     if m and b.type != a.type: own.append(_Test(name, "type", said=f"{b.type} where there was {a.type}", fixed="drift"))
@@ -448,22 +456,22 @@ def compare(reference, # a Sketch, or a Reference of detect
             rules:str="calibrated", alpha:float=0.05, looks:int=1, correction:str="bh", smallest:float=0.05, # as of `Reference.score`
            ) -> Report:
     "Hold a batch against a reference, where either or both are sketches. p-values are those at the end of the sketches' 99 % interval that speaks against an alarm; an alarm that hangs on the interval is `unsure`."
-    rules, ready, pairs, psi, threes, pictures = _rules(rules, alpha, looks, correction, smallest), _ready(reference), [], {}, [], {}
+    rules, ready, pairs, counted, threes, pictures = _rules(rules, alpha, looks, correction, smallest), _ready(reference), [], {}, [], {}
     now, tests, rows = (_of_sketch if isinstance(current, Sketch) else _of_frame)(ready, current, reference.ignore)
     for c in now:
-        more, pictures[c] = (_number_threes if ready[c].kind == "number" else _label_threes)(c, ready[c], now[c], pairs, psi)
+        more, pictures[c] = (_number_threes if ready[c].kind == "number" else _label_threes)(c, ready[c], now[c], pairs, counted)
         threes += more
-    psi = dict(zip(psi, zip(*(v.tolist() for v in _psi(list(psi.values())))))) if psi else {}
-    if rules["rules"] == "textbook": tests += [_Test(c, "psi", v, effect=v - chance, effect_name="PSI above chance", said=f"PSI is {v:.3g}, of which chance alone gives {chance:.2g}") for c, (v, chance) in psi.items()]
+    measures = _measures(counted)
+    if rules["rules"] == "textbook": tests += _psi_tests(measures)
     threes += _staircase_threes(pairs) + _same(*tests)
     rules["tests"] = sum(t.p is not None for t, *_ in threes)
     found, left = _weighed(threes, rules)
     seen = detectable(reference.rows, rows, rules["alpha"] / rules["looks"] / max(rules["tests"], 1))
-    return Report(found, rows, _about(reference, ready, psi, found, left), pictures, rules, float(seen), datetime.now(timezone.utc).isoformat(timespec="seconds"), reference)
+    return Report(found, rows, _about(reference, ready, measures, found, left), pictures, rules, float(seen), datetime.now(timezone.utc).isoformat(timespec="seconds"), reference)
 
-def _about(reference, ready, psi, found, left): # columns of a report, as in detect, with "interval" where a sketch was not exact
-    columns = {c: {"kind": k.kind, "role": "prediction" if c in reference.predictions else "input", "level": "ok", **dict(zip(("psi", "psi_by_chance"), psi.get(c, (None, None)))), **({"interval": left[c]} if c in left else {})} for c, k in ready.items()}
-    for f in reversed(found): columns.setdefault(f.column, {"kind": None, "role": "new", "level": "ok", "psi": None, "psi_by_chance": None})["level"] = f.level
+def _about(reference, ready, measures, found, left): # columns of a report, as in detect, with "interval" where a sketch was not exact
+    columns = {c: {"kind": k.kind, "role": "prediction" if c in reference.predictions else "input", "level": "ok", **measures.get(c, _unmeasured()), **({"interval": left[c]} if c in left else {})} for c, k in ready.items()}
+    for f in reversed(found): columns.setdefault(f.column, {"kind": None, "role": "new", "level": "ok", **_unmeasured()})["level"] = f.level
     return columns
 
 Sketch.score = compare

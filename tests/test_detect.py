@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from scipy import stats
 
 from mlops_course.detect import EXACT, LEVELS, MAGIC, MOST_CATEGORIES, Finding, Reference, Report, _compiled, _sorter, _spread, detectable
-from mlops_course.drift import adjust, ks_statistic, psi, psi_null_mean
+from mlops_course.drift import adjust, jensen_shannon, ks_statistic, psi, psi_null_mean, wasserstein_null_mean
 
 some = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture])
 
@@ -155,6 +155,34 @@ def test_psi_is_that_of_chapter_09_and_stands_beside_its_mean_by_chance(a, b):
     about = reference.score({"x": b}).columns["x"]
     bins = len(reference.columns["x"].edges) + 1
     assert np.isclose(about["psi"], psi(a, b)) and np.isclose(about["psi_by_chance"], psi_null_mean(bins, len(a), len(b)))
+
+
+@some
+@given(samples, samples)
+def test_distances_are_those_of_chapter_09_and_of_scipy(a, b):
+    about = Reference.fit({"x": a}).score({"x": b}).columns["x"]
+    wide = np.ptp([*a, *b])
+    if wide > 1e304: assert about["wasserstein"] is None or np.isfinite(about["wasserstein"]); return  # sums that no float can hold
+    assert about["wasserstein"] == pytest.approx(stats.wasserstein_distance(a, b), rel=1e-9, abs=1e-9 * wide) and about["sd"] == pytest.approx(np.std(a), rel=1e-9, abs=1e-9 * wide)
+    assert about["wasserstein_by_chance"] == pytest.approx(wasserstein_null_mean(a, len(b)), rel=1e-9, abs=1e-9 * wide)
+    if len(set(a)) > 1: assert about["js"] == pytest.approx(jensen_shannon(a, b), abs=1e-7)  # the root of a rounding error
+    else: assert about["js"] == 0
+
+
+def test_long_references_are_looked_up_by_signposts():
+    a = np.append(RNG.normal(size=60_000), RNG.integers(-3, 3, 20_000))
+    for b in (RNG.normal(0.1, size=500), RNG.integers(-9, 9, 5000), np.append(a[:300], [-1e9, 1e9])):
+        found = Reference.fit({"x": a}).score({"x": b})
+        ks = by_test(found)["x", "ks"]
+        assert ks.statistic == stats.ks_2samp(a, b, method="asymp").statistic and ks.pvalue == pytest.approx(stats.ks_2samp(a, b, method="asymp").pvalue, rel=1e-12)
+        assert by_test(found)["x", "rank sum"].pvalue == pytest.approx(stats.mannwhitneyu(b, a, method="asymptotic", use_continuity=False).pvalue, rel=1e-9)
+        assert found.columns["x"]["wasserstein"] == pytest.approx(stats.wasserstein_distance(a, b), rel=1e-9)
+
+
+def test_a_distance_that_no_float_can_hold_is_none():
+    about = Reference.fit({"x": [-1.7e308, 0, 1.7e308], "y": [1.0, 1, 1], "z": ["a", "b", "a"]}).score({"x": [1.7e308, -1.7e308], "y": [3.0, 5.0], "z": ["c", "c"]})
+    assert [about.columns["x"][k] for k in ("wasserstein", "wasserstein_by_chance", "sd")] == [None] * 3 and '"wasserstein": null' in about.json()
+    assert about.columns["y"]["wasserstein"] == 3 and about.columns["y"]["sd"] == 0 and about.columns["z"]["wasserstein"] is None and about.columns["z"]["js"] == 1
 
 
 @pytest.mark.parametrize("n,m,k", [(20, 20, 2), (50, 10, 1), (5, 15, 4)])

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from mlops_course.detect import FORMAT, LEVELS, Finding, Reference, Report
+from mlops_course.detect import FORMAT, LEVELS, MEASURES, Finding, Reference, Report
 from mlops_course.report import _FIELDS, _NEXT, _SHOWN, experiment, experiment_picture, explore, html, write
 
 some = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
@@ -325,11 +325,11 @@ numbers = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True), s
 
 
 @some
-@given(st.lists(st.fixed_dictionaries({k: numbers for k in ("statistic", "pvalue", "adjusted", "effect")} | {"level": st.sampled_from(LEVELS), "test": st.sampled_from([*_NEXT, "moon"]), "n": st.integers(0, 2**53), "m": st.integers(0, 10**6), "effect_name": st.none() | st.just("D")}), min_size=1, max_size=8), numbers, st.integers(1, 10**6))
-def test_any_numbers_make_a_page(data, values, psi, looks):
-    new = copy.deepcopy(data) | {"looks": looks, "detectable": psi}
+@given(st.lists(st.fixed_dictionaries({k: numbers for k in ("statistic", "pvalue", "adjusted", "effect")} | {"level": st.sampled_from(LEVELS), "test": st.sampled_from([*_NEXT, "moon"]), "n": st.integers(0, 2**53), "m": st.integers(0, 10**6), "effect_name": st.none() | st.just("D")}), min_size=1, max_size=8), st.lists(numbers, min_size=len(MEASURES), max_size=len(MEASURES)), st.integers(1, 10**6))
+def test_any_numbers_make_a_page(data, values, measures, looks):
+    new = copy.deepcopy(data) | {"looks": looks, "detectable": measures[0]}
     new["findings"] = [{"column": "x", "why": "so", **v} for v in values]
-    new["columns"]["x"] |= {"level": min((v["level"] for v in values), key=LEVELS.index), "psi": psi, "psi_by_chance": psi}
+    new["columns"]["x"] |= {"level": min((v["level"] for v in values), key=LEVELS.index), **dict(zip(MEASURES, measures))}
     text = html(new)
     assert len([r for r in rows_of(Page(text)) if r[0] == "x"]) == len(values) and not re.search(r"\b(nan|inf|None)\b", re.sub("<style>.*?</style>", "", text))
 
