@@ -656,6 +656,6 @@ def score_files(reference, # a Sketch, or a Reference of detect
                 progress:Callable=None, k:int=4000, # as of `scan`
                 **rules, # as of `compare`
                ) -> Report:
-    "Hold files of any size against a reference. Of the files, only the columns that the reference has are read."
+    "Hold files of any size against a reference. Of Parquet files only the columns that the reference has are read; of CSV files the others are parsed and left aside."
     options = dict(name="current", progress=progress, k=k, like=reference)
     return compare(reference, scan_cluster(client, paths, **options) if client else scan(paths, **options), **rules)
