@@ -104,7 +104,7 @@ def heights(stairs, x):
 
 def checked(reference_files, files, reference, current):
     "D of both sketches against D of all values, column by column."
-    from mlops_course.detect import _look_up
+    from mlops_course.detect import _look_up, _Sorted
     from mlops_course.sketch import Sketch, compare
     reference, current = Sketch.load(reference), Sketch.load(current)
     cpu = time.process_time()
@@ -113,7 +113,7 @@ def checked(reference_files, files, reference, current):
     ks, found = {f.column: f for f in report.findings if f.test == "ks"}, []
     for i, name in enumerate(COLUMNS):
         small, large = one_column(reference_files, name), one_column(files, name)
-        true, stairs = _look_up(large, small)[0], current.columns[name].stairs
+        true, stairs = _look_up(_Sorted(large), small)[0], current.columns[name].stairs
         found.append(dict(column=name, kind=KINDS[i % len(KINDS)], rows=len(large), true=true, sketched=ks[name].statistic, error=abs(ks[name].statistic - true), heights=heights(stairs, large), stated=stairs.eps, level=ks[name].level, of_column=report.columns[name]["level"],
                           interval=report.columns[name]["interval"]["ks"]["statistic"]))
         say(f"{name}: D {true:.5f}, sketched {ks[name].statistic:.5f}, heights within {found[-1]['heights']:.5f}, {time.process_time():.0f} CPU s")
