@@ -17,7 +17,7 @@ from numbers import Real
 from pathlib import Path
 import numpy as np, pandas as pd
 from scipy import special, stats
-from .drift import adjust, _ks_pvalue, _scatter
+from .drift import adjust, _between, _ks_pvalue, _scatter
 
 # %% ../nbs/09_detect.ipynb #f78fddc9
 LEVELS = ("drift", "watch", "unsure", "ok")  # worst first
@@ -107,14 +107,16 @@ class _Sorted:
         return np.minimum(found, len(self.values))
     @cached_property
     def sums(self): return np.append(0.0, np.cumsum(self.values - self.middle)) # of the first i values, counted from the middle one: large numbers would cost digits
+    @cached_property
+    def doubt(self): return 1e-15 * float(np.abs(self.sums).max()) # rounding of one such sum
     def sum_to(self, rank): # the same, at ranks between whole ones too
         i = rank.astype(np.intp)
         return self.sums[i] + (rank - i) * (self.values.take(i, mode="clip") - self.middle)
 
 def _by_chance(scatter, n, m): return float(np.sqrt(2 / np.pi * (1 / n + 1 / m)) * scatter) # mean Wasserstein distance without drift, as drift.wasserstein_null_mean
 
-def _area(ref, x, upto, starts, ends): # different current values; how many reference values are at most each, how many current ones are below and at most
-    "Wasserstein distance of current values and a `_Sorted`: each current value beside the reference values of its ranks, the first of them, up to `upto`, to its left."
+def _area(ref, cur, x, upto, starts, ends): # sorted current values, the different ones among them; how many reference values are at most each, how many current ones are below and at most
+    "Wasserstein distance of current values and a `_Sorted`: each current value beside its share of the reference. Where rounding might show (one value of 1e18 is enough), by the staircases themselves."
     n, m = len(ref.values), len(x)
     first, last = starts * (n / ends[-1]), ends * (n / ends[-1])
     last[-1] = n
@@ -122,7 +124,9 @@ def _area(ref, x, upto, starts, ends): # different current values; how many refe
     if whole is None: whole = 2 * float(ref.sum_to(last).sum()) - float(ref.sums[-1])
     if m == ends[-1]: ref.laid = {m: whole}  # batches without ties, and of one size, ask the same each time
     cross = np.minimum(np.maximum(upto, first), last)
-    return max(float((x - ref.middle) @ (2 * cross - first - last)) + whole - 2 * float(ref.sum_to(cross).sum()), 0.0) / n
+    x = x - ref.middle
+    area = float(x @ (2 * cross - first - last)) + whole - 2 * float(ref.sum_to(cross).sum())
+    return area / n if area > 1e6 * m * (ref.doubt + 1e-15 * n * max(-x[0], x[-1])) else _between(ref.values, cur)
 
 # %% ../nbs/09_detect.ipynb #71af8be7
 def _look_up(ref, cur): # a _Sorted; sorted finite values
@@ -136,7 +140,7 @@ def _look_up(ref, cur): # a _Sorted; sorted finite values
     above, below = ends / m - right / n, left / n - starts / m
     i, j = above.argmax(), below.argmax()
     d, at = (above[i], x[i]) if above[i] >= below[j] else (below[j], values[left[j] - 1])
-    return float(d), float(at), int(((ends - starts) * (left + right)).sum()) / 2, _added_ties(right - left, ends - starts), _area(ref, x, right, starts, ends)
+    return float(d), float(at), int(((ends - starts) * (left + right)).sum()) / 2, _added_ties(right - left, ends - starts), _area(ref, cur, x, right, starts, ends)
 
 # %% ../nbs/09_detect.ipynb #91fc1fd6
 def _added_ties(a, b): # for each different current value: how often it is in the reference, and in the batch
@@ -363,7 +367,7 @@ class _Numbers(_Sorted):
     def __init__(self, values, missing=0, infinite=0, carry=0.0, bits=64): # values: sorted, finite, at least one
         super().__init__(values)
         self.missing, self.infinite, self.carry, self.bits = missing, infinite, carry, bits
-        with np.errstate(over="ignore", invalid="ignore"): self.sd, self.scatter = float(values.std()), _scatter(values)
+        with np.errstate(over="ignore", invalid="ignore"): self.sd, self.scatter = float(values.std()) if values[0] < values[-1] else 0.0, _scatter(values)
         self.rows, runs = len(values) + missing + infinite, _runs(values)
         self.most, self.ties = int(runs.max()), float((runs.astype(float)**3 - runs).sum())
         self.edges = _psi_edges(values)
@@ -533,8 +537,11 @@ def _measures(pairs): # {column: (counts of the reference, of the batch, and (W,
     psi, chance = ((q - p) * np.log(q / p)).sum(axis=1), (bins - 1) * (1 / totals).sum(axis=0)
     p, q = counts / totals[..., None]
     js = np.sqrt(np.clip((special.rel_entr(p, (p + q) / 2) + special.rel_entr(q, (p + q) / 2)).sum(axis=1) / 2 / np.log(2), 0, 1))
-    moved = [[v if v is not None and np.isfinite(v) else None for v in more or (None,) * 3] for *_, more in pairs.values()]
-    return {c: dict(zip(MEASURES, (*row, *more))) for c, row, more in zip(pairs, np.stack([psi, chance, js, np.sqrt(chance / 8 / np.log(2))], axis=1).tolist(), moved)}
+    found = np.stack([psi, chance, js, np.minimum(np.sqrt(chance / 8 / np.log(2)), 1)], axis=1).tolist()
+    for i, (a, _, more) in enumerate(pairs.values()):
+        if more and len(a) == 1: found[i] = [None] * 4  # numbers that are all equal in the reference have no bins
+        found[i] += [v if np.isfinite(v) else None for v in more] if more else [None] * 3
+    return {c: dict(zip(MEASURES, row)) for c, row in zip(pairs, found)}
 
 def _unmeasured(): return dict.fromkeys(MEASURES)
 
@@ -544,7 +551,7 @@ class Report:
     "What `Reference.score` found. `bool(report)`: nothing drifted, and there were rows enough to tell."
     findings: tuple      # of `Finding`, worst first
     rows: int            # of the batch
-    columns: dict        # name -> {"kind", "role", "level", and `MEASURES`: "psi"; "js", Jensen-Shannon distance, 0 to 1; "wasserstein" and "sd" of the reference, in the column's unit; each with what chance gives; None where it cannot be measured}
+    columns: dict        # name -> {"kind", "role", "level", and `MEASURES`: "psi"; "js", Jensen-Shannon distance, 0 to 1; "wasserstein" and "sd" of the reference, in the column's unit; each with about what chance gives independent rows; None where it cannot be measured}
     shapes: dict         # name -> what a picture of it needs
     rules: dict          # {"rules", "alpha", "looks", "correction", "smallest", "tests"}
     detectable: float    # shift, in standard deviations, that a complete column of so many rows would show with 80 % power
@@ -736,7 +743,7 @@ def _rules(rules, alpha, looks, correction, smallest):
 
 # %% ../nbs/09_detect.ipynb #3296ab33
 def _psi_tests(measures): # for the textbook's rules
-    return [_Test(c, "psi", v["psi"], effect=v["psi"] - v["psi_by_chance"], effect_name="PSI above chance", said=f"PSI is {v['psi']:.3g}, of which chance alone gives {v['psi_by_chance']:.2g}") for c, v in measures.items()]
+    return [_Test(c, "psi", v["psi"], effect=v["psi"] - v["psi_by_chance"], effect_name="PSI above chance", said=f"PSI is {v['psi']:.3g}, chance alone gives about {v['psi_by_chance']:.2g}") for c, v in measures.items() if v["psi"] is not None]
 
 def _score(self, frame, # a batch: pandas DataFrame, or what pandas makes one of; rows in time order where they have one
            rules:str="calibrated", # or textbook: each test alone, with the limits that everybody copies

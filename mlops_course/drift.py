@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KSResult', 'KSReference', 'ks_test', 'ks_statistic', 'psi_edges', 'psi_of_counts', 'psi', 'psi_null_mean',
-           'psi_limit', 'jensen_shannon_of_counts', 'jensen_shannon', 'jensen_shannon_null_mean', 'wasserstein',
+           'psi_limit', 'jensen_shannon_of_counts', 'jensen_shannon', 'jensen_shannon_null_rms', 'wasserstein',
            'wasserstein_null_mean', 'Chi2Result', 'chi2_test', 'adjust']
 
 # %% ../nbs/09_drift.ipynb #afff783a
@@ -175,25 +175,29 @@ def jensen_shannon(reference, # 1-d finite numbers, shape (n,)
                    current, # 1-d finite numbers, shape (m,)
                    edges=None, # ascending inner edges; default: `psi_edges(reference, bins)`
                    bins:int=10, # used when `edges` is not given
-                  ) -> float: # 0 (equal shares) to 1 (no bin in common)
+                  ) -> float: # 0 (equal shares) to 1 (no bin in common, which the default edges do not allow: none is empty in the reference)
     "Jensen-Shannon distance of two samples of numbers, in the bins of `psi`."
     return jensen_shannon_of_counts(*_binned(reference, current, edges, bins))
 
 # %% ../nbs/09_drift.ipynb #dff5ddd2
-def jensen_shannon_null_mean(bins:int, n:int, m:int) -> float:
-    "Root mean square of the Jensen-Shannon distance (base 2) of samples of `n` and `m` values from the same distribution in `bins` bins: that of `psi_null_mean`, divided by 8 ln 2."
-    return float(np.sqrt(psi_null_mean(bins, n, m) / (8 * np.log(2))))
+def jensen_shannon_null_rms(bins:int, n:int, m:int) -> float:
+    "Root mean square of the Jensen-Shannon distance (base 2) of samples of `n` and `m` values from the same distribution in `bins` bins; for about 10 or more values a bin. (`psi_null_mean`, divided by 8 ln 2, is the mean of its square.)"
+    return min(float(np.sqrt(psi_null_mean(bins, n, m) / (8 * np.log(2)))), 1.0)
 
 # %% ../nbs/09_drift.ipynb #a7274150
+def _between(a, b): # both sorted, finite: the area between their staircases
+    x = np.sort(np.concatenate([a, b]))
+    F, G = (np.searchsorted(s, x[:-1], side="right") / len(s) for s in (a, b))
+    return float(np.abs(F - G) @ np.diff(x))
+
 def wasserstein(reference, # 1-d finite numbers, shape (n,)
                 current, # 1-d finite numbers, shape (m,)
                ) -> float: # in the column's own unit, 0 or more
     "First Wasserstein (earth mover's) distance, the area between the two empirical distribution functions. As `scipy.stats.wasserstein_distance`."
     a, b = (np.sort(_numbers(x, name).astype(float)) for x, name in ((reference, "reference"), (current, "current")))
-    x = np.sort(np.concatenate([a, b]))
-    if not np.isfinite(x[-1] - x[0]): raise ValueError(f"the values lie too far apart to be subtracted, from {x[0]:g} to {x[-1]:g}; look for a value that stands for something else")
-    F, G = (np.searchsorted(s, x[:-1], side="right") / len(s) for s in (a, b))
-    return float(np.abs(F - G) @ np.diff(x))
+    low, high = min(a[0], b[0]), max(a[-1], b[-1])
+    if not np.isfinite(high - low): raise ValueError(f"the values lie too far apart to be subtracted, from {low:g} to {high:g}; look for a value that stands for something else")
+    return _between(a, b)
 
 # %% ../nbs/09_drift.ipynb #dcf688ba
 def _scatter(x): # of sorted values: ∫ √(F(1-F)) dx
@@ -204,8 +208,9 @@ def _scatter(x): # of sorted values: ∫ √(F(1-F)) dx
 def wasserstein_null_mean(reference, # 1-d finite numbers, shape (n,)
                           m:int, # number of current values
                          ) -> float: # in the column's own unit
-    "Mean `wasserstein` of `m` values drawn from the distribution that `reference` was drawn from (del Barrio, Giné & Matrán 1999); for about 30 values or more on both sides."
+    "Mean `wasserstein` of `m` independent values drawn from the distribution that `reference` was drawn from (del Barrio, Giné & Matrán 1999); for about 30 values or more on both sides. Where tails are heavy or a value is rare, it takes more, and the true mean is below this one."
     x = np.sort(_numbers(reference, "reference").astype(float))
+    if len(x) < 2: raise ValueError("reference has one value only, which says nothing of its scatter; at least 2 are needed")
     if m < 1: raise ValueError(f"m is a number of values, 1 or more; got {m}")
     return np.sqrt(2 / np.pi * (1/len(x) + 1/m)) * _scatter(x)
 

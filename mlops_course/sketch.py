@@ -350,8 +350,14 @@ def _cuts(a, bins=10): # edges of PSI's bins, as in detect: deciles of the refer
 
 def _spread(s, cuts): return np.diff(np.concatenate([[0], s.below(cuts), [s.n]])) # rows in each bin (cut, next cut], the outer ones open
 
+def _to_the_ends(s): # a _Stairs with a row of its own for the smallest and the largest value
+    if s.values[0] <= s.low and s.high <= s.values[-1]: return s
+    x, upto = np.append(np.insert(s.values, 0, s.low), s.high), np.append(np.insert(np.minimum(s.upto, s.n - 1), 0, 1), s.n)
+    return _Stairs(x, upto, s.eps)
+
 def _moved(a, b): # two _Stairs -> Wasserstein distance, its mean by chance, standard deviation of the reference
     with np.errstate(over="ignore", invalid="ignore"):
+        a, b = _to_the_ends(a), _to_the_ends(b)
         x, (values, rows) = np.unique(np.concatenate([a.values, b.values])), a.steps()
         F, G, wide = a.below(x[:-1]) / a.n, b.below(x[:-1]) / b.n, np.diff(x)
         far = values - a.ranked(a.n // 2 + 1)
