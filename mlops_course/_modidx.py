@@ -2324,6 +2324,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlops_course.monitor._empty': ('monitor.html#_empty', 'mlops_course/monitor.py'),
                                       'mlops_course.monitor._escaped': ('monitor.html#_escaped', 'mlops_course/monitor.py'),
                                       'mlops_course.monitor._f1': ('monitor.html#_f1', 'mlops_course/monitor.py'),
+                                      'mlops_course.monitor._features': ('monitor.html#_features', 'mlops_course/monitor.py'),
                                       'mlops_course.monitor._floor': ('monitor.html#_floor', 'mlops_course/monitor.py'),
                                       'mlops_course.monitor._found': ('monitor.html#_found', 'mlops_course/monitor.py'),
                                       'mlops_course.monitor._gathered': ('monitor.html#_gathered', 'mlops_course/monitor.py'),

@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo
 import numpy as np, pandas as pd
 from scipy import special, stats
 from .core import need
-from .detect import LEVELS, Finding, Reference, _key, _short, _unmeasured
+from .detect import LEVELS, Finding, Reference, _floats, _key, _short, _unmeasured
 
 UTC = timezone.utc
 
@@ -707,6 +707,9 @@ def prometheus(name, data, metrics, made) -> str:
     for key, what, meaning in (("accuracy", "mlops_online_accuracy", "Accuracy, as far as labels have come."), ("f1", "mlops_online_f1", "Macro-F1, as far as labels have come."), ("confidence", "mlops_confidence_mean", "Mean confidence of the window.")):
         gauge(what, meaning, *([("", metrics[key]["value"])] if key in metrics else []))
     gauge("mlops_class_share", "Share of each predicted class in the window.", *((f",class={quoted(_one_line(k, 100))}", v["value"]) for k, v in metrics.get("shares", {}).items()))
+    features = [(f",feature={quoted(_one_line(k, 100))}", v) for k, v in metrics.get("features", {}).items()]
+    gauge("mlops_feature_mean", "Mean of each feature that is a number, in the window.", *((of, v["mean"]) for of, v in features if v["mean"] is not None))
+    gauge("mlops_feature_missing_ratio", "Share of missing values of each feature in the window.", *((of, v["missing"]) for of, v in features))
     return "\n".join(lines) + "\n"
 
 # %% ../nbs/10_monitor.ipynb #021c8236
@@ -735,9 +738,19 @@ def _found(c, window, now, state): # -> Checked without a report, dict of the re
         found, metrics["shares"] = _watch_shares(c, frame[c.columns.predicted])
         for extra, figures in (_watch_confidence(c, frame, means[-11:]), _watch_labels(c, wide)): found += extra; metrics |= figures
         more += found
+        metrics["features"] = _features(reference, _watched(c, frame))
     data, findings = _report_of(c, reference, frame, more, window, metrics, now)
     notes = [f"{batch.twice.sum()} rows have a local time that came twice when clocks were set back; the first one was taken. Log UTC, or times with an offset"] if batch.twice.any() else []
     return Checked(c.name, window, len(batch), findings, metrics, notes=notes), data
+
+def _features(reference, frame): # -> {feature: its mean where it is a number, its share of missing values}
+    out = {}
+    for name in [x for x in reference.columns if x in frame and x not in reference.predictions]:
+        x = _floats(frame[name])[0] if reference.columns[name].kind == "number" else np.where(_missing(frame[name]), np.nan, np.inf)
+        fits = x[np.isfinite(x)]
+        with np.errstate(over="ignore"): mean = float(fits.mean()) if len(fits) else np.inf
+        out[name] = {"mean": mean if np.isfinite(mean) else None, "missing": float(np.isnan(x).mean())}
+    return out
 
 def _reference(c):
     if not c.reference.is_file(): raise FileNotFoundError(f"there is no reference {c.reference}; make it with  mlops-course monitor fit {c.path.name}")

@@ -307,12 +307,20 @@ def test_metrics_for_prometheus_are_what_its_parser_reads(service):
     service.add(WEEKS[4], healthy=0.3, labels=0.5)
     done = service("2026-04-06T06:00")
     found = {f.name: f.samples for f in parse((service.folder / "monitor/drift.prom").read_text())}
-    assert set(found) == {"mlops_drift_columns", "mlops_drift_alarm", "mlops_check_timestamp_seconds", "mlops_online_accuracy", "mlops_online_f1", "mlops_class_share", "mlops_confidence_mean"}
+    assert set(found) == {"mlops_drift_columns", "mlops_drift_alarm", "mlops_check_timestamp_seconds", "mlops_online_accuracy", "mlops_online_f1", "mlops_class_share", "mlops_confidence_mean", "mlops_feature_mean", "mlops_feature_missing_ratio"}
     value = lambda name: found[name][0].value
     assert value("mlops_drift_alarm") == 1 and value("mlops_check_timestamp_seconds") == datetime(2026, 4, 6, 0, 30, tzinfo=UTC).timestamp() and np.isclose(value("mlops_online_accuracy"), done.metrics["accuracy"]["value"])
     assert {s.labels["level"] for s in found["mlops_drift_columns"]} == set(m.LEVELS) and np.isclose(sum(s.value for s in found["mlops_class_share"]), 1)
+    means, gone = ({s.labels["feature"]: s.value for s in found[name]} for name in ("mlops_feature_mean", "mlops_feature_missing_ratio"))
+    assert set(means) <= set(gone) == set(done.metrics["features"]) and "confidence" not in gone and all(np.isclose(v, done.metrics["features"][k]["mean"]) for k, v in means.items())
     odd = m.prometheus('a"b\\', {"columns": {}, "level": "ok"}, {"shares": {'x"\n{}\\': {"value": 0.5}}}, NOW)
     assert next(iter(f for f in parse(odd) if f.name == "mlops_class_share")).samples[0].labels["monitor"] == 'a"b\\'
+
+
+def test_figures_of_features():
+    reference = m.Reference.fit(pd.DataFrame({"x": [1.0, 2, 3], "far": [0.0, 1, 2], "kind": ["a", "b", "a"], "answer": [0.1, 0.2, 0.3]}), predictions="answer")
+    found = m._features(reference, pd.DataFrame({"x": [1, np.nan, np.inf, 4], "far": [1.7e308, 1.7e308, 1.7e308, 1.7e308], "kind": ["a", None, "", "b"], "answer": [0.5] * 4, "new": [1] * 4}))
+    assert found == {"x": {"mean": 2.5, "missing": 0.25}, "far": {"mean": None, "missing": 0.0}, "kind": {"mean": None, "missing": 0.5}}
 
 
 def test_the_page_and_its_json_or_the_json_alone(service, monkeypatch):

@@ -428,7 +428,7 @@ def test_of_a_batch_only_the_columns_of_the_reference_are_read(table):
 def test_a_cluster_of_processes_gives_what_one_pass_gives(table):
     distributed = pytest.importorskip("distributed")
     frame, path = table
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, distributed.Client(cluster) as client:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, distributed.Client(cluster) as client:
         seen = []
         there = scan_cluster(client, path, progress=seen.append)
         alike(score_files(sketch(frame), path, client), score_files(sketch(frame), path))

@@ -103,11 +103,11 @@ def report(found, failed, about):
     for scenario, (title, *_) in SCENARIOS.items():
         each = found.get(scenario, {})
         if not each: continue
-        lines += [f"## {title}", "", "| | fit, CPU s | score, CPU s | × ours (score) | peak MB | farthest from scipy: D | p |", "|---|---:|---:|---:|---:|---:|---:|"]
+        lines += [f"## {title}", "", "| | fit, CPU s | score, CPU s | × ours (score) | × ours (fit and score) | peak MB | farthest from scipy: D | p |", "|---|---:|---:|---:|---:|---:|---:|---:|"]
         for name, v in each.items():
             away = v["from_scipy"] or {"D": None, "p": None}
-            times = f"{v['score'] / each[ours(scenario)]['score']:.1f}" if ours(scenario) in each else ""
-            lines.append(f"| {CONTESTANTS[name][1]} | {v['fit']:.3f} | {v['score']:.4f} | {times} | {v['peak_mb']:,} | {small(away['D'])} | {small(away['p'])} |")
+            times, whole = (f"{v[what] / each[ours(scenario)][what]:.1f}" if ours(scenario) in each else "" for what in ("score", "both"))
+            lines.append(f"| {CONTESTANTS[name][1]} | {v['fit']:.3f} | {v['score']:.4f} | {times} | {whole} | {v['peak_mb']:,} | {small(away['D'])} | {small(away['p'])} |")
         lines.append("")
         if scenario == "page": lines += ["Size of the page: " + "; ".join(f"{CONTESTANTS[name][1]}: {v['page_mb']:.2f} MB" for name, v in each.items()) + ".", ""]
     lines += ["## Targets", "", "| | asked | measured | |", "|---|---:|---:|---|"]
