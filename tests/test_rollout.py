@@ -414,6 +414,23 @@ def test_labels_that_come_late(tmp_path):
         assert seen["a"]["labelled"] + seen["b"]["labelled"] == 41 and seen["a"]["right"] == seen["a"]["labelled"] and seen["b"]["right"] == own and seen["a"]["value"] == 3 and seen["b"]["value"] == 1
 
 
+def test_an_ab_test_of_value_and_latency(tmp_path):
+    """What the page says is what scipy says of the values that were sent, and the p95 of both."""
+    from scipy import stats
+    with ModelServer(toy()) as a, ModelServer(toy()) as b, Running(router(tmp_path, dict(a=a, b=b), dict(a=1, b=1))) as r:
+        sent = dict(a=[], b=[])
+        for i in range(40):
+            reply = ask_as(r.url, f"u{i}")
+            arm = sent[reply.headers["x-variant"]]
+            arm.append(10.0 + i % 4 + (reply.headers["x-variant"] == "b"))
+            assert ask(r.url, "POST", "/feedback", {"prediction_id": reply.json["prediction_id"], "value": arm[-1]}).status == 202
+        said = r.admin("state")[1]["statistics"]
+        want, got = stats.ttest_ind(sent["b"], sent["a"], equal_var=False), said["value_at_one_planned_look"]
+        assert list(got) == ["b"] and min(map(len, sent.values())) > 5
+        assert got["b"] == pytest.approx(dict(difference=sum(sent["b"]) / len(sent["b"]) - sum(sent["a"]) / len(sent["a"]), low=want.confidence_interval().low, high=want.confidence_interval().high, pvalue=want.pvalue))
+        assert said["accuracy"] == {} and set(said["p95"]) == {"a", "b"} and all(ms > 0 for ms in said["p95"].values())
+
+
 @pytest.mark.parametrize("kind", ["good", "other", "slow", "fails", "dead", "hangs"])
 def test_a_shadow_cannot_be_noticed(tmp_path, kind):
     hole = socket.create_server(("127.0.0.1", 0))  # takes connections, and never says a word
