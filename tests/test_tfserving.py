@@ -85,6 +85,15 @@ def test_a_failed_request_or_a_late_version_is_seen():
     for seen in ([[(0, .1, 4.), (1, 1.1, "HTTP/1.1 404")]], [[(0, .1, 4.), (1, 1.1, 3.), (2, 2.1, 4.)]], [[(0, .1, 4.), (9, 9.1, 3.)]]):
         with pytest.raises(AssertionError): swaps.check(seen, [.5], {2: .1}, 1)
 
+def test_the_table_of_swaps():
+    about = dict(date="2026-11-21T00:00", commit="abc", machine=dict(processor="x", cores=2, python="3", tensorflow="2", load_before=0.))
+    seen = [[(0, .1, 4.), (1, 1.1, 3.), (2, 2.1, 3.), (4, 4.5, 4.)], [(0, .1, 4.), (1, 1.2, 3.), (2, 2.1, 3.), (4, 4.4, 4.)]]
+    m = about | swaps.measured(seen, [.5, 3.5], {2: .1, 3: .3})
+    assert (m["swaps"], m["requests"], m["failed"], m["changes"], m["until_new"], m["loading"]) == (2, 8, 0, 2, [.6, .9], [.1, .3]) and swaps.complaints(m) == []
+    assert "| 0.75 | 0.90 |" in swaps.table(m) and "| 1.20 | 1.30 |" in swaps.table(m) and "Within poll interval + loading: 2 of 2" in swaps.table(m) and "All held" in swaps.table(m)
+    late = about | swaps.measured([[*seen[0][:3], (4, 6.2, "HTTP/1.1 503")]], [.5, 3.5], {2: .1, 3: .3})
+    assert late["until_new"] == [.6, 30] and len(swaps.complaints(late)) == 2 and "1 requests failed" in swaps.table(late) and "2; with 1 s more for the machine: 1. **Did not hold:**" in swaps.table(late)
+
 # --- SavedModels of every age
 def test_a_model_saved_by_legacy_keras_serves(tmp_path):
     pytest.importorskip("tf_keras", reason="Keras 2 is not installed (pip install tf_keras)")
