@@ -11,7 +11,7 @@ JOBS   ?= 2
 DEMO   := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help lab grade test fuzz verify export readme derive models clean conformance conformance-docker bench-grading bench-quantize bench-serve bench-tfserving bench-drift
+.PHONY: help lab grade test fuzz verify export readme derive models clean conformance conformance-docker bench-grading bench-quantize bench-serve bench-tfserving bench-swaps bench-drift
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -150,6 +150,9 @@ bench-tfserving:  ## Compare the TF Serving server with MLflow and MLServer, and
 	@$(MAKE) --silent --no-print-directory --keep-going $(TFSERVING_ENVS) || echo "Not every environment could be made; going on with those that could." >&2
 	@test -x benchmarks/.venv-tfserving/bin/python || { echo "The comparison itself runs in benchmarks/.venv-tfserving, which is not there; see the message above." >&2; exit 1; }
 	@benchmarks/.venv-tfserving/bin/python $(TFSERVING)/run.py $(if $(filter 1,$(QUICK)),--quick)
+
+bench-swaps: $(DEV)  ## Swap 100 versions under load at 50 connections (QUICK=1: five, written to work/ only)
+	@CUDA_VISIBLE_DEVICES=-1 TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python tests/swaps.py $(if $(filter 1,$(QUICK)),--swaps 5 --out $(TFSERVING)/work,--out $(TFSERVING))
 
 # The drift tools, likewise. Their lists of packages are whole, so nothing else is fetched (NannyML would bring 300 MB for graphics cards).
 DRIFT      := benchmarks/drift

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PARTS', 'METRICS', 'PAGE', 'place', 'parts', 'reweigh', 'chosen', 'shares', 'moved', 'condition', 'judged', 'seconds',
            'counted', 'overall', 'due', 'check_plan', 'Conflict', 'follow', 'blue_green', 'Store', 'marks',
-           'split_pvalue', 'accuracies', 'compare', 'replay', 'Variant', 'Router', 'Client', 'candidates', 'predicted',
-           'difference', 'router_of', 'from_environment', 'serve', 'Running']
+           'split_pvalue', 'accuracies', 'values', 'compare', 'replay', 'Variant', 'Router', 'Client', 'candidates',
+           'predicted', 'difference', 'router_of', 'from_environment', 'serve', 'Running']
 
 # %% ../nbs/08_rollout.ipynb #65af77e3
 import ast, asyncio, hashlib, hmac, json, math, os, re, signal, sqlite3, sys, threading, time, traceback
@@ -512,11 +512,18 @@ def accuracies(arms:dict, smallest:float=0.05) -> dict: # name → difference to
     for n, a in arms.items(): test.count(n, a["right"], a["labelled"])
     return {n: dict(difference=c.difference, low=c.low, high=c.high, pvalue=c.pvalue) for n, c in test.look().items()}
 
+def values(arms:dict) -> dict: # name → difference to the first, low, high, pvalue
+    "Every variant's mean business value against that of the first, by Welch's t-test. For one look, planned beforehand: not to be peeked at."
+    from mlops_course.stats import two_means
+    (_, *first), *others = [(n, a["value"], a["spread"] * (a["valued"] / (a["valued"] - 1)) ** 0.5, a["valued"]) for n, a in arms.items() if a["valued"] > 1] or [(None,)]
+    tests = {n: two_means(*first, *other, tests=len(others)) for n, *other in others if first[1] or other[1]} # where all values are equal there is no test
+    return {n: dict(difference=c.difference, low=c.low, high=c.high, pvalue=c.pvalue) for n, c in tests.items()}
+
 def compare(seen:dict) -> dict:
-    "What the page says of an A/B test: the split, and each challenger's accuracy against the first variant that has a share."
+    "What the page says of an A/B test, of the variants that have a share: the split, each challenger's accuracy and value against the first, and the p95 of all in ms."
     arms = {n: a for n, a in seen.items() if a["share"]}
     p = split_pvalue(arms.values())
-    return dict(split=dict(pvalue=p, alarm=p < 0.001), accuracy=accuracies(arms))
+    return dict(split=dict(pvalue=p, alarm=p < 0.001), accuracy=accuracies(arms), value_at_one_planned_look=values(arms), p95={n: a["p95"] for n, a in arms.items()})
 
 # %% ../nbs/08_rollout.ipynb #aa19463a
 METRICS = dict(

@@ -978,8 +978,12 @@ class Flags:
     tensorflow_inter_op_parallelism: int = 0
     version: bool = False
 
-_IDLE = set("num_unload_threads flush_filesystem_caches per_process_gpu_memory_fraction remove_unused_fields_from_bundle_metagraph enable_signature_method_name_check xla_cpu_compilation_enabled "
-            "enable_profiler rest_api_timeout_in_ms enforce_session_run_timeout enable_serialization_as_tensor_content".split())
+_IDLE = dict( # accepted, with a warning that says why they do nothing here
+    rest_api_timeout_in_ms="a graph that runs is not stopped, however long it takes", enforce_session_run_timeout="a graph that runs is not stopped, however long it takes",
+    enable_profiler="there is no profiler", num_unload_threads="each version is unloaded in a thread of its own", flush_filesystem_caches="the caches of the file system are left to the operating system",
+    enable_signature_method_name_check="the method names of signatures are not checked", enable_serialization_as_tensor_content="tensors of replies are always lists of values",
+    per_process_gpu_memory_fraction="TensorFlow decides itself how much memory of a GPU it takes", xla_cpu_compilation_enabled="XLA is left as this TensorFlow has it",
+    remove_unused_fields_from_bundle_metagraph="TensorFlow's loader for Python has no such choice")
 _MISSING = set("use_alts_credentials ssl_config_file platform_config_file tensorflow_session_config_file prefer_tflite_model num_tflite_pools num_tflite_interpreters_per_pool use_tflite_model "
                "thread_pool_factory_config_file enable_per_model_batching_parameters enable_cors_support mixed_precision skip_initialize_tpu".split())
 
@@ -1004,7 +1008,7 @@ def read_flags(arguments:list) -> Flags: # as in sys.argv[1:]
             near = difflib.get_close_matches(name, [*known, *_IDLE], 1, 0.4)
             raise Status("INVALID_ARGUMENT", f"unknown flag --{name}." + (f" Did you mean --{near[0]}?" if near else "") + " All flags: --help")
         if not has_value and rest_of and not rest_of[0].startswith("--") and (known.get(name) is not bool or rest_of[0].lower() in ("true", "false", "1", "0")): has_value, text = "=", rest_of.pop(0)
-        if name in _IDLE: log.warning("--%s does nothing here: it tunes the C++ runtime of TF Serving", name)
+        if name in _IDLE: log.warning("--%s does nothing here: %s", name, _IDLE[name])
         else: setattr(flags, name, _read_flag(name, known[name], text if has_value else None))
     return flags
 

@@ -232,6 +232,23 @@ def test_not_worse_is_a_plan_too():
     assert (says(3300), says(3590), says(3800)) == ("Failed", "Inconclusive", "Successful")
 
 
+@pytest.mark.parametrize("name,want", [("error_rate", 0.05), ("error_gain", 0.04), ("latency_p95", 30.0), ("latency_ratio", 1.5), ("accuracy", 0.9), ("accuracy_gain", 0.15), ("value", 7.0), ("value_gain", -1.0),
+                                       ("requests", 400), ("users", 300), ("split_pvalue", 1.0)])
+def test_what_a_plan_may_measure(name, want):
+    """Known answers; and where nobody has come, no number that a condition could take for one."""
+    stable = dict(share=0.75, assigned=900, requests=1200, errors=12, users=900, p95=20.0, labelled=200, right=150, value=8.0)
+    canary = dict(share=0.25, assigned=300, requests=400, errors=20, users=300, p95=30.0, labelled=100, right=90, value=7.0)
+    assert METRICS[name](dict(stable=stable, canary=canary)) == pytest.approx(want)
+    assert METRICS["counts"](dict(stable=stable, canary=canary))["stable_users"] == 900 and METRICS["counts"](dict(stable=stable, canary=canary))["users"] == 300
+    nobody = dict(share=0.25, assigned=0, requests=0, errors=0, users=0, p95=None, labelled=0, right=0, value=None)
+    plan = {"metrics": [dict(name=name, interval="10s", count=3, successCondition="result >= -1000")]}
+    state = follow(None, dict(kind="create", now=0, weights={"old": 1, "new": 0}), METRICS)
+    for event in (dict(kind="start", plan=dict(stable="old", canary="new", steps=[{"setWeight": 25}, {"analysis": plan}])), dict(kind="measured", run="run", metric=name, started=0, evidence=dict(stable=stable, canary=nobody))):
+        state = follow(state, dict(now=0) | event, METRICS)
+    tally = state["rollout"]["run"]["metrics"][name]
+    assert (tally["count"], tally["errors"]) == ((1, 0) if name in ("requests", "users", "split_pvalue") else (0, 1))
+
+
 def test_a_forged_decision_does_not_replay():
     p = Play([{"setWeight": 10}, look()]).measure(0, 0.2)
     assert replay(p.log, RATE)["rollout"]["phase"] == "Degraded"
@@ -397,6 +414,23 @@ def test_labels_that_come_late(tmp_path):
         assert seen["a"]["labelled"] + seen["b"]["labelled"] == 41 and seen["a"]["right"] == seen["a"]["labelled"] and seen["b"]["right"] == own and seen["a"]["value"] == 3 and seen["b"]["value"] == 1
 
 
+def test_an_ab_test_of_value_and_latency(tmp_path):
+    """What the page says is what scipy says of the values that were sent, and the p95 of both."""
+    from scipy import stats
+    with ModelServer(toy()) as a, ModelServer(toy()) as b, Running(router(tmp_path, dict(a=a, b=b), dict(a=1, b=1))) as r:
+        sent = dict(a=[], b=[])
+        for i in range(40):
+            reply = ask_as(r.url, f"u{i}")
+            arm = sent[reply.headers["x-variant"]]
+            arm.append(10.0 + i % 4 + (reply.headers["x-variant"] == "b"))
+            assert ask(r.url, "POST", "/feedback", {"prediction_id": reply.json["prediction_id"], "value": arm[-1]}).status == 202
+        said = r.admin("state")[1]["statistics"]
+        want, got = stats.ttest_ind(sent["b"], sent["a"], equal_var=False), said["value_at_one_planned_look"]
+        assert list(got) == ["b"] and min(map(len, sent.values())) > 5
+        assert got["b"] == pytest.approx(dict(difference=sum(sent["b"]) / len(sent["b"]) - sum(sent["a"]) / len(sent["a"]), low=want.confidence_interval().low, high=want.confidence_interval().high, pvalue=want.pvalue))
+        assert said["accuracy"] == {} and set(said["p95"]) == {"a", "b"} and all(ms > 0 for ms in said["p95"].values())
+
+
 @pytest.mark.parametrize("kind", ["good", "other", "slow", "fails", "dead", "hangs"])
 def test_a_shadow_cannot_be_noticed(tmp_path, kind):
     hole = socket.create_server(("127.0.0.1", 0))  # takes connections, and never says a word
@@ -422,22 +456,34 @@ def test_a_shadow_cannot_be_noticed(tmp_path, kind):
 
 
 def test_a_canary_that_errs_is_rolled_back(tmp_path):
-    """5 % of 40 answers and more fail: back to 0 at the first look that sees it."""
-    calls = iter(range(10**9))
+    """A challenger that errs at 5 % is rolled back by the measurement after its failureLimit, and not more users met it than weight × traffic up to that one.
+
+    Its first error is its 11th answer, and from there on more than 2 % have failed. 40 users come between two looks and half of them are its own, so the first look that
+    fails is that after 40 users at the latest, the third that after 120, and by the plan 60 users have met it."""
+    calls, weight, batch, limit = iter(range(10**9)), 50, 40, 2
     def errs(rows):
         if next(calls) % 20 == 10: raise OSError("one in twenty")
         return [(0.1, 0.9)] * len(rows)
-    look = {"metrics": [dict(name="enough", metric="requests", interval="100ms", count=1, successCondition="result >= 40", failureLimit=10_000), dict(name="errors", metric="error_rate", interval="100ms", count=10_000, failureCondition="result > 0.02", failureLimit=2)]}
+    errors = dict(name="errors", metric="error_rate", interval="50ms", count=10_000, failureCondition="result > 0.02", failureLimit=limit, consecutiveErrorLimit=10_000)  # errors: nobody has come yet
     with ModelServer(toy("old")) as old, ModelServer(toy("new", score=errs)) as new, Running(router(tmp_path, dict(old=old, new=new))) as r:
-        assert r.admin("start", plan=dict(stable="old", canary="new", steps=[{"setWeight": 50}, {"analysis": look}]))[0] == 200
-        statuses, i = Counter(), 0
-        until = time.monotonic() + 30
-        while r.router.state["rollout"]["phase"] == "Progressing" and time.monotonic() < until: statuses[ask_as(r.url, f"u{i}").status] += 1; i += 1
+        assert r.admin("start", plan=dict(stable="old", canary="new", steps=[{"setWeight": weight}, {"analysis": {"metrics": [errors]}}]))[0] == 200
+        ranges = r.router.state["ranges"]
+        def looks(): return [e["evidence"]["canary"] for _, e, _ in r.router.store.decisions() if e["kind"] == "measured"]
+        def going(): return r.router.state["rollout"]["phase"] == "Progressing"
+        asked, statuses = [], Counter()
+        while going() and len(asked) < 20 * batch:
+            for _ in range(batch): asked.append(f"u{len(asked)}"); statuses[ask_as(r.url, asked[-1]).status] += 1
+            before = len(looks())
+            assert wait_until(lambda: not going() or len(looks()) >= before + 2, 30)  # two: one may have counted before the last user came
         assert r.router.state["rollout"]["phase"] == "Degraded" and shares(r.router.state["ranges"]) == {"old": 1}
         assert set(statuses) == {200}  # the stable one stepped in
-        assert {ask_as(r.url, f"u{k}").headers["x-variant"] for k in range(40)} == {"old"}
-        failed = [e["evidence"]["canary"] for _, e, _ in r.router.store.decisions() if e["kind"] == "measured" and e["metric"] == "errors"][-1]
-        assert failed["errors"] / failed["requests"] > 0.02
+        failed = [c for c in looks() if c["requests"] and c["errors"] / c["requests"] > 0.02]
+        assert len(failed) == limit + 1 and failed[-1] == looks()[-1] and f"{limit + 1} failed" in r.router.state["rollout"]["why"], (failed, r.router.state)
+        met = r.admin("state")[1]["variants"]["new"]["users"]
+        placed = [u for u in (f"u{i}" for i in range((limit + 1) * batch)) if chosen(ranges, place(u, "1")) == "new"]
+        assert abs(len(placed) - 60) < 16 and met <= len(placed) < 76  # the stated number, and three standard deviations of chance in who comes
+        assert next(calls) == met >= failed[-1]["users"] >= 11 and len(asked) <= (limit + 1) * batch
+        assert {ask_as(r.url, f"w{k}").headers["x-variant"] for k in range(40)} == {"old"} and r.admin("state")[1]["variants"]["new"]["users"] == met
         replay(r.router.store.decisions())
 
 

@@ -1,11 +1,11 @@
 "The server of chapter 07 as a process: others' cases over real sockets, swaps under load, SavedModels of every age, memory, flags and signals."
-import gc, os, signal, subprocess, sys, time
+import contextlib, gc, os, re, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np
 import pytest
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api, of the extra tfserving")
-from conformance import OWN, processes, run_grpc, run_lifecycle, run_rest, servers
+from conformance import OWN, kinds_of, load, processes, run_grpc, run_lifecycle, run_rest, servers
 from mlops_course.core import free_port
 from mlops_course.server import ask
 from mlops_course.tfjson import Status
@@ -41,6 +41,39 @@ def test_a_wrong_server_is_seen(warm): # the runners can say no: every model of 
     outcome = run_grpc.run(OTHERS, start, "grpc-predict-cpu")
     assert not outcome.ok and outcome.count("FAIL") == 1
 
+def played(folder, *words): # as one calls it → exit code, what was printed
+    done = subprocess.run([sys.executable, "-m", "tests.conformance", str(folder), *words], cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=600, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"})
+    return done.returncode, done.stdout, done.stderr
+
+@pytest.mark.parametrize("folder", [OWN, pytest.param(OTHERS, marks=others)], ids=["own", "others"])
+def test_the_runner_against_servers_that_run_already(warm, folder):
+    "Every case is played and printed, over the sockets of servers that somebody else started; and what wants to start and stop them counts as not run."
+    kinds = ["json_tensor", "grpc"] if folder == OWN else ["json_tensor", "grpc", "rest"]  # our own REST cases have models of arithmetic
+    with servers.with_models(folder) as here, contextlib.ExitStack() as stack:
+        ids = {kind: [case["id"] for case in load(here, kind)] for kind in kinds}
+        start, models = servers.process(warm, here), run_rest.models([case for kind in kinds[1:] for case in load(here, kind)])
+        words = ["--grpc", stack.enter_context(start(models)).grpc]
+        if "rest" in kinds: # two servers: REST and gRPC want the same model new
+            monitoring, = {m for m, _ in run_rest.groups(load(here, "rest")) if m}
+            words += ["--rest", stack.enter_context(start(models)), "--monitored-rest", stack.enter_context(start(models, monitoring))]
+        code, said, wrong = played(here, *words, "--kinds", ",".join(kinds))
+        assert code == 0 and "lifecycle: not asked for" in said, said[-3000:] + wrong[-3000:]
+        for kind in kinds:
+            counted = re.search(rf"(?m)^{kind}[^:\n]*: (\d+) cases: (\d+) pass, 0 FAIL, (\d+) differs, 0 not run$", said)
+            assert counted and int(counted[1]) == int(counted[2]) + int(counted[3]) == len(ids[kind])
+            assert all(re.search(rf"(?m)^(pass|differs) +{re.escape(i)}(:|$)", said) for i in ids[kind])
+        code, said, _ = played(here, *words, "--kinds", "lifecycle")
+        assert code == 1 and re.search(r"(?m)^lifecycle: (\d+) cases: 0 pass, 0 FAIL, 0 differs, \1 not run$", said)
+
+def test_kinds_that_are_not_there_are_named(tmp_path, capsys):
+    (tmp_path/"grpc_cases.json").write_text("[]")
+    assert kinds_of(tmp_path) == (["grpc"], True) and "rest: not run, there is no" in capsys.readouterr().out      # a folder need not have all
+    assert kinds_of(tmp_path, "grpc,rest") == (["grpc"], False) and "rest: not run, there is no" in capsys.readouterr().out
+    assert kinds_of(tmp_path, "rest") == ([], False) and "grpc: not asked for" in capsys.readouterr().out
+    assert kinds_of(tmp_path, None, ("rest",)) == ([], True) and "grpc: not run, these cases are not for this server" in capsys.readouterr().out
+    (tmp_path/"batching_cases.json").write_text("[]")
+    assert kinds_of(tmp_path) == (["grpc"], False) and "batching: not run, nothing here can play it" in capsys.readouterr().out
+
 # --- swaps
 def test_swaps_under_load(warm):
     measured = swaps.swap(warm, swaps=5, connections=50, slack=10)  # other tests run beside it; alone, `python tests/swaps.py` keeps to one second
@@ -51,6 +84,15 @@ def test_a_failed_request_or_a_late_version_is_seen():
     swaps.check(good, [.5], {2: .1}, 1)
     for seen in ([[(0, .1, 4.), (1, 1.1, "HTTP/1.1 404")]], [[(0, .1, 4.), (1, 1.1, 3.), (2, 2.1, 4.)]], [[(0, .1, 4.), (9, 9.1, 3.)]]):
         with pytest.raises(AssertionError): swaps.check(seen, [.5], {2: .1}, 1)
+
+def test_the_table_of_swaps():
+    about = dict(date="2026-11-21T00:00", commit="abc", machine=dict(processor="x", cores=2, python="3", tensorflow="2", load_before=0.))
+    seen = [[(0, .1, 4.), (1, 1.1, 3.), (2, 2.1, 3.), (4, 4.5, 4.)], [(0, .1, 4.), (1, 1.2, 3.), (2, 2.1, 3.), (4, 4.4, 4.)]]
+    m = about | swaps.measured(seen, [.5, 3.5], {2: .1, 3: .3})
+    assert (m["swaps"], m["requests"], m["failed"], m["changes"], m["until_new"], m["loading"]) == (2, 8, 0, 2, [.6, .9], [.1, .3]) and swaps.complaints(m) == []
+    assert "| 0.75 | 0.90 |" in swaps.table(m) and "| 1.20 | 1.30 |" in swaps.table(m) and "Within poll interval + loading: 2 of 2" in swaps.table(m) and "All held" in swaps.table(m)
+    late = about | swaps.measured([[*seen[0][:3], (4, 6.2, "HTTP/1.1 503")]], [.5, 3.5], {2: .1, 3: .3})
+    assert late["until_new"] == [.6, 30] and len(swaps.complaints(late)) == 2 and "1 requests failed" in swaps.table(late) and "2; with 1 s more for the machine: 1. **Did not hold:**" in swaps.table(late)
 
 # --- SavedModels of every age
 def test_a_model_saved_by_legacy_keras_serves(tmp_path):

@@ -18,6 +18,22 @@ def load(folder, kind, only=None): # 'rest', 'json_tensor' ...; a part of the id
     assert cases and len(set(ids)) == len(ids), f"{folder}/{kind}_cases.json: no cases, or an id that occurs twice"
     return [case for case in cases if not only or only in case["id"]]
 
+KINDS = ("json_tensor", "rest", "grpc", "lifecycle")
+
+def kinds_of(folder, asked=None, able=KINDS): # 'rest,grpc', or None for all; what the caller can play → (kinds to play, all is well)
+    "Which kinds of cases of a folder are to be played. Names all others and says why; one that was asked for, or that nobody can play, must not be passed over."
+    asked, there = asked and asked.split(","), {f.name.removesuffix("_cases.json") for f in Path(folder).glob("*_cases.json")}
+    play, well = [], True
+    for kind in dict.fromkeys([*(asked or KINDS), *sorted(there)]):
+        if asked and kind not in asked: print(f"{kind}: not asked for"); continue
+        if kind not in there: why, bad = f"there is no {Path(folder)/f'{kind}_cases.json'}", asked
+        elif kind not in KINDS: why, bad = f"nothing here can play it; there are {', '.join(KINDS)}", True
+        elif kind not in able: why, bad = "these cases are not for this server; python -m tests.conformance plays them", asked
+        else: play.append(kind); continue
+        well = well and not bad
+        print(f"{kind}: not run, {why}")
+    return play, well
+
 def text_of(case, key): # a text as given, or made of parts: [text, how often]
     return "".join(text * count for text, count in case[f"{key}_parts"]) if f"{key}_parts" in case else case.get(key, "")
 

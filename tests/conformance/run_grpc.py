@@ -89,7 +89,7 @@ def run(folder, start, only=None): # start(models by name): a context that gives
     "Play all cases of a folder and print how each went."
     outcome, found = Outcome(), {}
     for case in load(folder, "grpc", only): found.setdefault(case["id"] if case.get("fresh_model") else None, []).append(case)
-    for some in found.values():
+    for _, some in sorted(found.items(), key=lambda group: group[0] is None):  # what wants its model loaded anew comes first
         try:
             with start(models(some)) as address:
                 if not address.grpc: raise NotRun("needs the gRPC address of the server")

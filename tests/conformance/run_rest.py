@@ -59,12 +59,12 @@ def models(cases):
     return found
 
 def groups(cases):
-    "The cases by the server they need: (name of the monitoring configuration or None, cases). A case that wants its model loaded anew gets a server of its own."
+    "The cases by the server they need: (name of the monitoring configuration or None, cases). A case that wants its model loaded anew gets a server of its own, and comes first: where one runs already, its model is still new."
     found = {}
     for case in cases:
         monitoring = case.get("server", {}).get("monitoring_config")
         found.setdefault((monitoring, case["id"] if case.get("fresh_model") else None), []).append(case)
-    return [(monitoring, some) for (monitoring, _), some in found.items()]
+    return [(monitoring, some) for (monitoring, fresh), some in sorted(found.items(), key=lambda group: group[0][1] is None)]
 
 def play(case, url):
     for request in case.get("before", []): send(url, request)
@@ -76,6 +76,7 @@ def run(folder, start, only=None): # start(models by name, monitoring configurat
     for monitoring, some in groups(load(folder, "rest", only)):
         try:
             with start(models(some), monitoring) as url:
+                if not url: raise NotRun("needs the REST address of the server")
                 for case in some: outcome.play(case, lambda case: play(case, url))
         except NotRun as e:
             def not_run(case, why=e): raise why

@@ -88,7 +88,7 @@ def running(url, monitored_url=None, grpc=None):
     "A `start` for servers that run already, one without a monitoring configuration and one with it. What wants a model loaded anew must come first, and once: models are loaded anew when the server starts."
     def start(models, monitoring=None):
         here = monitored_url if monitoring else url
-        if not here: raise NotRun(f"needs the address of a server started with the monitoring configuration {monitoring}" if monitoring else "needs the address of a server without one")
+        if monitoring and not here: raise NotRun(f"needs the address of a server started with the monitoring configuration {monitoring}")
         return nullcontext(Address(here, grpc or ""))
     return start
 

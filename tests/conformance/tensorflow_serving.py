@@ -7,7 +7,7 @@ Ends with 0 if all cases passed that must and all were run, with 1 if not, and w
 import argparse, itertools, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from conformance import OWN, run_grpc, run_lifecycle, run_rest, servers
+from conformance import OWN, kinds_of, run_grpc, run_lifecycle, run_rest, servers
 
 NO_DOCKER = 69
 COMPOSE = ["docker", "compose", "--file", str(Path(__file__).with_name("compose.yaml"))]
@@ -56,9 +56,10 @@ def play(a, scratch):
         env = {**os.environ, "CASES": str(folder.resolve()), "SCRATCH": str(scratch)}
         subprocess.run([*COMPOSE, "pull", "--quiet"], env=env, check=True)
         launch = lambda flags, log: Container(flags, log, env)
-        start, kinds = servers.process(launch, folder), [k for k in (a.kinds or ("grpc,lifecycle" if a.folder.absolute() == OWN else "rest,grpc,lifecycle")).split(",") if (folder/f"{k}_cases.json").exists()]
+        start = servers.process(launch, folder)
+        kinds, well = kinds_of(folder, a.kinds, ("grpc", "lifecycle") if a.folder.resolve() == OWN.resolve() else ("rest", "grpc", "lifecycle"))
         for kind in kinds: outcomes[kind] = run_lifecycle.run(folder, launch, a.only) if kind == "lifecycle" else {"rest": run_rest, "grpc": run_grpc}[kind].run(folder, start, a.only)
     for kind, outcome in outcomes.items(): print(f"{kind}: {outcome}")
-    return 0 if outcomes and all(o.ok for o in outcomes.values()) else 1
+    return 0 if well and outcomes and all(o.ok for o in outcomes.values()) else 1
 
 if __name__ == "__main__": sys.exit(main())
