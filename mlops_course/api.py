@@ -560,6 +560,8 @@ class _Prediction(pydantic.BaseModel, protected_namespaces=()):
     label: str
     probabilities: dict[str, float]
     model_version: str
+class _Predictions(pydantic.BaseModel): predictions: list[_Prediction]
+class _Accepted(pydantic.BaseModel): status: Literal["accepted"]
 
 def _errors(*statuses): return {s: {"model": _Error, "description": _MEANING[s]} for s in (*statuses, 401, 408, 413, 500, 503)}
 _MEANING = {400: "not JSON, or not a form", 401: "a key is needed", 404: "not offered", 408: "the request did not arrive in time", 413: "too large", 415: "a content type that is not offered",
@@ -605,9 +607,9 @@ def _documented(api):
         "One prediction, for features or for a picture."
         if kind(request) == _FORM: return JSONResponse(await api.predict(*await _file(request)))
         return JSONResponse(await api.predict(kind(request), await request.body()))
-    @app.post("/batch", responses=_errors(400, 415, 422))
+    @app.post("/batch", response_model=_Predictions, responses=_errors(400, 415, 422))
     async def batch(request: Request): "Many predictions, all or none."; return JSONResponse(await api.batch(kind(request), await request.body()))
-    @app.post("/feedback", status_code=202, responses=_errors(400, 404, 415, 422))
+    @app.post("/feedback", status_code=202, response_model=_Accepted, responses=_errors(400, 404, 415, 422))
     async def feedback(request: Request):
         "The true label of an earlier prediction, however late; the same one twice does no harm."
         return JSONResponse(await asyncio.to_thread(api.feedback, kind(request), await request.body()), 202)
@@ -748,7 +750,8 @@ UVICORN = dict(http="mlops_course.api:Protocol", ws="none", backlog=2048, access
 def serve(model, # folder of its versions
           host:str="127.0.0.1", port:int=8000, workers:int=1, **settings): # as in `Settings`; what is not said is taken from the environment
     "Serve `model` until SIGTERM or Ctrl-C, and then answer what was accepted."
-    os.environ |= {f"MLOPS_{name.upper()}": str(value) for name, value in {"model": Path(model).resolve(), **settings}.items()}
+    spelled = lambda value: ",".join(value) if isinstance(value, (tuple, list, set)) else str(value)
+    os.environ |= {f"MLOPS_{name.upper()}": spelled(value) for name, value in {"model": Path(model).resolve(), **settings}.items()}
     from_environment().close()  # a mistake is said here, in one line, and not by each worker
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what uvicorn raises again, when all is answered
     with tempfile.TemporaryDirectory() as counts:

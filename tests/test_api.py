@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
+from jsonschema import Draft202012Validator
 
 from mlops_course.core import free_port
 from mlops_course.server import JSON, _bomb, _leaf, ask, check_server
@@ -136,10 +137,10 @@ def shortage():
 
 
 class Neighbour(threading.Thread):
-    """Somebody else, who asks all the time and notes how long it takes, and how much of a processor this machine leaves to one who computes."""
-    def __init__(self, server):
+    """Somebody else, who asks all the time and notes how long it takes, and how much of a processor this machine leaves to one who computes. Where the queue may be full, he may be told to come back, but not for ever."""
+    def __init__(self, server, full=False):
         super().__init__(daemon=True)
-        self.server, self.waits, self.share, self.bad, self.over = server, [0.0], [1e-9, 1e-9], [], threading.Event()
+        self.full, self.server, self.waits, self.share, self.bad, self.over = full, server, [0.0], [1e-9, 1e-9], [], threading.Event()
         self.start()
     def spin(self):
         wall, cpu = time.monotonic(), time.thread_time()
@@ -152,7 +153,8 @@ class Neighbour(threading.Thread):
             began = time.monotonic()
             reply = self.server.predict()
             self.waits.append(time.monotonic() - began)
-            if reply.status != 200: self.bad.append(str(reply))
+            self.away = self.full and reply.status == 503 and "retry-after" in reply.headers
+            if reply.status != 200 and not self.away: self.bad.append(str(reply))
     def __enter__(self): return self
     def __exit__(self, kind, *exc):
         asked = len(self.waits)
@@ -161,6 +163,7 @@ class Neighbour(threading.Thread):
         self.join()
         longer = self.share[0] / self.share[1]  # than on a machine of our own; he waits for his turn and the server for its turn
         if kind is None: assert not self.bad and len(self.waits) > 4 and max(self.waits) < max(1, 2 * longer - 1), (self.bad[:3], max(self.waits), self.share)
+        if kind is None: assert not self.away
 
 
 @pytest.fixture(scope="module")
@@ -527,12 +530,26 @@ def test_500_who_say_nothing(either):
 
 def test_500_who_ask_at_once(either):
     request = post(either.good, either.type, more=b"Connection: close\r\n")
-    with crowd(either, 500) as held:
+    with Neighbour(either, full=either.kind == "image"), crowd(either, 500) as held:
         for s in held: s.sendall(request)
         answers = [status for s in held for status in checked(all_that(s))]
     assert len(answers) == 500 and set(answers) <= {200, 503} and answers.count(200) >= 128, {a: answers.count(a) for a in answers}
     if either.kind == "features": assert set(answers) == {200}
     either.at_rest()
+
+
+def test_who_waits_for_the_model_is_counted():
+    """A model that takes half a second for each, and eight callers: while one is answered, the others wait."""
+    def waiting():
+        text = ask(server.url, "GET", "/metrics", timeout=LIKELY).body.decode()
+        return float(re.search(r"^model_queue (\S+)$", text, re.M)[1])
+    with Server("0.5", seconds=60.0, batch=1) as server:
+        assert waiting() == 0
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(server.predict, 60) for _ in range(8)]
+            assert wait_until(lambda: waiting() >= 3)
+            assert not all(a.done() for a in asked) and {a.result().status for a in asked} == {200}
+        assert wait_until(lambda: waiting() == 0)
 
 
 def test_memory_comes_back(either):
@@ -675,6 +692,61 @@ def test_schemathesis_finds_nothing(request, kind, tmp_path):
     assert done.returncode == 0 and "No issues found" in done.stdout, done.stdout[-5000:]
     assert int(re.search(r"(\d+) generated", done.stdout)[1]) > 50
     server.at_rest()
+
+
+@pytest.mark.parametrize("kind", ["features", "texts", "image", "both"])
+def test_every_body_in_the_document_has_an_example_that_is_answered_as_documented(kind):
+    """A picture cannot stand in a JSON document; for what is documented as one, we send one."""
+    with Server(kind) as server:
+        document, sent = ask(server.url, "GET", "/openapi.json").json, 0
+        def valid(schema, value): assert schema; Draft202012Validator(schema | {"components": document["components"]}).validate(value)
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                for content, body in operation.get("requestBody", {"content": {}})["content"].items():
+                    if content == JSON:
+                        valid(body["schema"], body["example"])
+                        reply = ask(server.url, method.upper(), path, body["example"])
+                    elif content.startswith("image/"): reply = ask(server.url, method.upper(), path, _leaf(content.removeprefix("image/")), {"Content-Type": content})
+                    else: assert server.talk(form(part(LEAF), path=path.encode())) == [200]; continue
+                    (status, said), = ((int(s), r) for s, r in operation["responses"].items() if s < "300")
+                    assert status == (202 if path == "/feedback" else 200) == reply.status, (path, content, str(reply))
+                    valid(said["content"][JSON]["schema"], reply.json)
+                    sent += 1
+        assert sent == {"features": 3, "texts": 3, "image": 3, "both": 5}[kind]
+
+
+# --- what a server of settings logs ------------------------------------------------------------------------------------------------
+
+def published(folder):
+    """A model of three numbers, in which only the income counts."""
+    from mlops_course.api import publish
+    from mlops_course.server import Number
+    np.savez(folder/"model.npz", mean=np.zeros(3), scale=np.ones(3), w0=np.array([[0.0], [0.0], [1.0]]), b0=np.zeros(1), w1=np.array([[1.0]]), b1=np.array([-2.0]))
+    return publish(folder/"model.npz", folder/"loans", name="loans", trained="2026-11-21", labels=("paid back", "defaulted"), features={"phone": Number(1.0), "age": Number(40.0), "income": Number(1.0)}).parent
+
+
+def test_what_the_settings_say_is_logged(tmp_path):
+    from mlops_course.predlog import PredictionLog, keyed_digest
+    folder, port = published(tmp_path), free_port()
+    url, told = f"http://127.0.0.1:{port}", dict(log=str(tmp_path/"log"), log_hash=("age",), log_drop=("phone",), log_key="a secret of the tests", explain=True)
+    process = subprocess.Popen([sys.executable, "-c", f"from mlops_course.api import serve; serve({str(folder)!r}, port={port}, **{told!r})"], env=ENV, stderr=subprocess.DEVNULL)
+    try:
+        assert wait_until(lambda: ask(url, "GET", "/ready", timeout=1).status == 200 or process.poll() is not None, 60) and process.poll() is None
+        asked = [{"phone": 5550199.0 + i, "age": 61.25 + i // 2, "income": 4.0 + i} for i in range(4)]
+        answers = [ask(url, "POST", "/predict", {"features": features}).json for features in asked]
+        assert ask(url, "POST", "/feedback", {"prediction_id": answers[0]["prediction_id"], "label": "defaulted"}).status == 202
+    finally:
+        process.kill()
+        process.wait()
+    table = PredictionLog(tmp_path/"log").frame(why=True).set_index("prediction_id").loc[[a["prediction_id"] for a in answers]]
+    assert len(table) == 4 and table.income.tolist() == [a["income"] for a in asked] and table.predicted.tolist() == [a["label"] for a in answers] == ["defaulted"] * 4
+    assert table.confidence.tolist() == pytest.approx([a["probabilities"]["defaulted"] for a in answers]) and set(table.version) == {"1"} and set(table.model) == {"loans"} and table.label.tolist()[0] == "defaulted" and table.label.notna().sum() == 1
+    assert "phone" not in table and "why.phone" not in table                                                              # dropped
+    assert table.age.tolist() == [keyed_digest(b"a secret of the tests", "age", a["age"]) for a in asked] and table.age.iloc[0] == table.age.iloc[1] != table.age.iloc[2]  # hashed: equal stays equal
+    written = b"".join(file.read_bytes() for file in (tmp_path/"log").iterdir())
+    assert not any(secret in written for secret in (b"55501", b"5550202", b"61.25", b"62.25"))
+    sure = lambda income: 1 / (1 + np.exp(2 - income))
+    assert table["why.income"].tolist() == pytest.approx([sure(a["income"]) - sure(1.0) for a in asked]) and table["why.age"].tolist() == [0] * 4  # explained
 
 
 # --- the hot route is the documented route, but faster --------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Known answers of the training chapter, repeatability across processes, two frameworks that agree, and real leaves."""
 import os
 import pickle
+import re
 import subprocess
 import sys
 from itertools import permutations
@@ -128,6 +129,16 @@ def test_fit_keeps_the_best_epoch_and_stops():
     assert evaluate(predict(model, x[96:]), y[96:]).log_loss == pytest.approx(best.valid_loss, abs=1e-5)
     assert len(history) == 30 or len(history) - best.epoch == 2, "stops two epochs after the best"
     assert not model.training
+
+
+def test_the_bar_of_a_training_reaches_its_end(capsys):
+    x, y = leaves(32, CLASSES, size=32, seed=9)
+    def said(**options):
+        fit(small_cnn("torch", 3, 32, 4), x, y, (x, y), epochs=3, **options)
+        return capsys.readouterr().out
+    bar = said()
+    assert "training (torch)" in bar and re.findall(r"(\d+)%", bar)[-1] == "100"
+    assert said(progress=False) == ""
 
 
 def test_what_does_not_fit_is_named():
