@@ -95,21 +95,31 @@ def test_the_table_of_swaps():
     assert late["until_new"] == [.6, 30] and len(swaps.complaints(late)) == 2 and "1 requests failed" in swaps.table(late) and "2; with 1 s more for the machine: 1. **Did not hold:**" in swaps.table(late)
 
 # --- SavedModels of every age
-def test_a_model_saved_by_legacy_keras_serves(tmp_path):
+def test_a_model_trained_and_saved_by_legacy_keras_serves(warm, tmp_path):
     pytest.importorskip("tf_keras", reason="Keras 2 is not installed (pip install tf_keras)")
     make = f"""
 import numpy as np, tf_keras as keras
 keras.utils.set_random_seed(0)
 model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.BatchNormalization(), keras.layers.Dense(3, "softmax")])
-model.compile("adam", "sparse_categorical_crossentropy")
+model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+x = np.random.default_rng(0).normal(size=(600, 4)).astype("f4"); y = x[:, :3].argmax(axis=1)
+model.fit(x, y, epochs=30, verbose=0)
+assert model.evaluate(x, y, verbose=0)[1] > 0.8
 model.save(r"{tmp_path/'legacy'/'1'}", save_format="tf")
 np.save(r"{tmp_path/'expected.npy'}", model.predict(np.arange(8, dtype="f4").reshape(2, 4), verbose=0))
 """
     subprocess.run([sys.executable, "-c", make], check=True, timeout=300, env={**os.environ, "TF_USE_LEGACY_KERAS": "1"})
     served = Servable("legacy", 1, tmp_path/"legacy"/"1")
     (name,), x = served.signatures["serving_default"].inputs, np.arange(8, dtype="f4").reshape(2, 4)
-    np.testing.assert_allclose(next(iter(served.run("", {name: x}).values())), np.load(tmp_path/"expected.npy"), atol=1e-6)
+    np.testing.assert_allclose(next(iter(served.run("", {name: x}).values())), expected := np.load(tmp_path/"expected.npy"), atol=1e-6)
     served.close()
+    port = free_port()
+    running = warm([f"--port={free_port()}", f"--rest_api_port={port}", "--model_name=legacy", f"--model_base_path={tmp_path/'legacy'}"], tmp_path/"log")
+    try:
+        until = time.monotonic() + 60
+        while (reply := ask(f"http://127.0.0.1:{port}", "POST", "/v1/models/legacy:predict", {"instances": x.tolist()})).status != 200 and time.monotonic() < until: time.sleep(0.1)
+    finally: running.kill()
+    np.testing.assert_allclose(reply.json["predictions"], expected, atol=1e-6)
 
 def test_a_model_exported_by_keras_3_serves(tmp_path):
     keras = pytest.importorskip("keras")
